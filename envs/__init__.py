@@ -1,0 +1,27 @@
+"""Environments, tools, rewards and sandboxes. Imports neither torch nor transformers."""
+
+import palestra.envs.tasks  # noqa: F401  (registers the built-in environments)
+from palestra.envs.core import Demonstration, ProcessTerm, Reward, Task, TaskId, TextEnv, Turn
+from palestra.envs.registry import EnvSpec, make, register, spec, specs
+from palestra.envs.toolcalls import ToolCall, format_tool_call
+from palestra.envs.tools import Calculator, Tool, ToolError
+
+__all__ = [
+    "Calculator",
+    "Demonstration",
+    "EnvSpec",
+    "ProcessTerm",
+    "Reward",
+    "Task",
+    "TaskId",
+    "TextEnv",
+    "Tool",
+    "ToolCall",
+    "ToolError",
+    "Turn",
+    "format_tool_call",
+    "make",
+    "register",
+    "spec",
+    "specs",
+]

@@ -1,0 +1,65 @@
+r"""The one lenient answer extractor, shared by all environments and models.
+
+No model is marked wrong for another model's format: `<answer>`, `\boxed{}`, a JSON object's
+`answer`/`output`/`result` field and a `submit` tool call all count (the last of the first kind found).
+"""
+
+import json
+import re
+
+_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_FIELDS = ("answer", "final_answer", "output", "result")
+MAX_ANSWER = 10_000
+"""Longer texts are no answer: graders may assume short input."""
+
+
+def extract_answer(text: str) -> str | None:
+    r"""Return the final answer that `text` states, stripped, or None.
+
+    Tried in this order: the last `<answer>...</answer>`, the last `\boxed{...}` with balanced braces, the
+    last JSON object with an answer field. An answer longer than 10,000 characters is none.
+    """
+    for extract in (_last_tag, _last_boxed, _last_json_field):
+        found = extract(text)
+        if found is not None and len(found) <= MAX_ANSWER:
+            return found.strip()
+    return None
+
+
+def _last_tag(text: str) -> str | None:
+    found = _TAG.findall(text)
+    return found[-1] if found else None
+
+
+def _last_boxed(text: str) -> str | None:
+    start = text.rfind(r"\boxed{")
+    if start < 0:
+        return None
+    depth = 0
+    begin = start + len(r"\boxed{")
+    for position in range(begin, len(text)):
+        if text[position] == "{":
+            depth += 1
+        elif text[position] == "}":
+            if depth == 0:
+                return text[begin:position]
+            depth -= 1
+    return None
+
+
+def _last_json_field(text: str) -> str | None:
+    decoder = json.JSONDecoder()
+    position = text.rfind("{")
+    for _ in range(64):  # a text of nothing but braces must not cost quadratic time
+        if position < 0:
+            return None
+        try:
+            value, _ = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            for field in _FIELDS:
+                if isinstance(value.get(field), str | int | float) and not isinstance(value[field], bool):
+                    return str(value[field])
+        position = text.rfind("{", 0, position)
+    return None

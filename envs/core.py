@@ -1,0 +1,335 @@
+"""The environment: one problem, plain text in and out, several turns, tools, strict outcomes.
+
+An author writes `sample`, `grade` and `solve`; this module owns everything that must be the same everywhere:
+task identity and disjoint splits, parsing of turns, tool calls, turn limits, rewards in named channels.
+
+Invariants: an episode is a pure function of (environment id, variant, index, actions); a malformed turn is
+answered with an observation and costs a turn, it never raises; `outcome` is 0.0 or 1.0 and partial credit
+is only ever a process term.
+"""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, ClassVar
+
+import gymnasium
+
+from palestra.envs.answers import extract_answer
+from palestra.envs.errors import unknown_name
+from palestra.envs.spaces import Unicode
+from palestra.envs.toolcalls import ToolCall, format_tool_call, parse_tool_calls
+from palestra.envs.tools.base import Tool, ToolError
+
+MAX_TEXT = 1_000_000
+"""Longest observation or action, in code points."""
+MAX_CALLS = 8
+"""Tool calls that are run in one turn; the rest are answered with an error."""
+_MAX_DRAWS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class TaskId:
+    """Names one problem: the members of a GRPO group are resets of one identity."""
+
+    env: str
+    variant: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.env}/{self.variant}/{self.index}"
+
+    def seed(self, purpose: str = "task") -> int:
+        """A 64-bit seed that depends on every part of the identity, never on neighbouring indices."""
+        return _hash64(f"{purpose}|{self.env}|{self.variant}|{self.index}")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A problem with its answer."""
+
+    prompt: str
+    """The first observation."""
+    answer: str
+    """The canonical right answer."""
+    key: str
+    """Canonical content: two tasks are the same problem exactly if their keys are equal."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever `grade`, `process` and `solve` need."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """A strict outcome and named process terms."""
+
+    outcome: float
+    """1.0 if the task is solved, else 0.0; pass@k counts nothing else."""
+    process: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessTerm:
+    """Declares a process term: its bounds per episode, and how it could be collected without solving."""
+
+    low: float
+    high: float
+    gamed_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """An oracle episode: the assistant turns that solve the task, as a model would write them."""
+
+    turns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One assistant turn as the environment read it."""
+
+    action: str
+    calls: tuple[ToolCall, ...] = ()
+    results: tuple[str, ...] = ()
+    answer: str | None = None
+
+
+class TextEnv(gymnasium.Env[str, str], ABC):
+    """Base of all environments; registered subclasses are made by `gymnasium.make` or `palestra.envs.make`.
+
+    Class attributes are the parameters of an environment: a variant (see `register`) overrides them by name.
+    `step` returns the strict outcome as its scalar reward; `info["reward"]` carries outcome and process terms.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    """What the agent may call."""
+    max_turns: int = 4
+    """Assistant turns before the episode is truncated."""
+    instructions: str = ""
+    """What the agent should do, in words; `system_prompt` adds the protocol."""
+    process_terms: ClassVar[Mapping[str, ProcessTerm]] = {}
+    """Every process term that `grade` and `process` may pay."""
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012
+    env_id: ClassVar[str] = ""
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init__(self, variant: str = "train", render_mode: str | None = None) -> None:
+        if not self.env_id:
+            raise TypeError(f"{type(self).__name__} is not registered; decorate it with @register")
+        if variant not in self.variants:
+            raise unknown_name(f"variant of {self.env_id}", variant, self.variants)
+        self.variant = variant
+        self.render_mode = render_mode
+        for name, value in self.variants[variant].items():
+            setattr(self, name, value)
+        self._toolbox = {tool.name: tool for tool in self.tools}
+        self._cell = split_cell(self.variants, variant)
+        self.observation_space = Unicode(MAX_TEXT)
+        self.action_space = Unicode(MAX_TEXT, examples=self._example_actions())
+        self.task_id: TaskId | None = None
+        self.task: Task | None = None
+        self.turns: list[Turn] = []
+        self._over = True
+
+    # What an author writes.
+
+    @abstractmethod
+    def sample(self, rng: random.Random) -> Task:
+        """Draw a problem; a pure function of `rng` and the environment's parameters."""
+
+    @abstractmethod
+    def grade(self, task: Task, answer: str) -> Reward:
+        """Judge a final answer: a strict outcome, and process terms that depend on the answer only."""
+
+    @abstractmethod
+    def solve(self, task: Task) -> Demonstration:
+        """Return an episode that reaches outcome 1.0."""
+
+    def process(self, task: Task, turns: Sequence[Turn]) -> Mapping[str, float]:
+        """Return the process terms that the last of `turns` earned; none unless overridden."""
+        return {}
+
+    def guess(self, task: Task, rng: random.Random) -> str | None:
+        """Draw an answer as someone would who did not work on the task; None where no guess makes sense."""
+        return None
+
+    # What every environment has.
+
+    def task_at(self, index: int) -> Task:
+        """Return the task of this variant with the given index.
+
+        Draws until the task's key falls into the variant's share of the key space: this is what makes
+        training, test and out-of-distribution variants disjoint by content.
+
+        Raises:
+            RuntimeError: No draw in 20,000 falls into the share: the generator has too few tasks.
+        """
+        rng = random.Random(TaskId(self.env_id, self.variant, index).seed())
+        low, high = self._cell
+        for _ in range(_MAX_DRAWS):
+            task = self.sample(rng)
+            if low <= _hash64(f"{self.env_id}|{task.key}") / 2**64 < high:
+                return task
+        raise RuntimeError(
+            f"{self.env_id}: no task of variant '{self.variant}' found in {_MAX_DRAWS} draws; "
+            "its generator makes too few different tasks"
+        )
+
+    def distinct_indices(self, count: int) -> list[int]:
+        """Return the first `count` indices whose tasks all differ in key.
+
+        Raises:
+            RuntimeError: The variant seems to have fewer than `count` different tasks.
+        """
+        found: dict[str, int] = {}
+        for index in range(20 * count + 1_000):
+            found.setdefault(self.task_at(index).key, index)
+            if len(found) == count:
+                return list(found.values())
+        raise RuntimeError(
+            f"{self.env_id}: variant '{self.variant}' has only about {len(found)} different tasks, "
+            f"not {count}; ask for fewer problems"
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: Seeds the generator that draws the task's index.
+            options: `{"index": i}` chooses the task by identity.
+
+        Returns:
+            The task's prompt, and an info with `task` (its identity) and `role`.
+        """
+        super().reset(seed=seed)
+        index = (options or {}).get("index")
+        if index is None:
+            index = int(self.np_random.integers(2**31))
+        self.task_id = TaskId(self.env_id, self.variant, index)
+        self.task = self.task_at(index)
+        self.turns = []
+        self._over = False
+        return self.task.prompt, {"task": str(self.task_id), "role": "user"}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Play one assistant turn.
+
+        Returns:
+            Observation, scalar reward (the strict outcome), terminated, truncated, and an info with
+            `reward` (`outcome` and `process`), `role` of the observation (`tool` or `user`) and `kind` of
+            the turn (`tool`, `answer` or `malformed`).
+        """
+        if self._over or self.task is None:
+            raise gymnasium.error.ResetNeeded("the episode is over; call reset() before step()")
+        if not isinstance(action, str):
+            raise gymnasium.error.InvalidAction(f"an action is a string, not {type(action).__name__}")
+        turn = self._play(action)
+        self.turns.append(turn)
+        process = dict(self.process(self.task, self.turns))
+        outcome = 0.0
+        if turn.answer is not None:
+            reward = self.grade(self.task, turn.answer)
+            outcome = reward.outcome
+            for name, value in reward.process.items():
+                process[name] = process.get(name, 0.0) + value
+        self._check_reward(outcome, process)
+        terminated = turn.answer is not None
+        truncated = not terminated and len(self.turns) >= self.max_turns
+        self._over = terminated or truncated
+        kind = "answer" if terminated else "tool" if turn.calls else "malformed"
+        info = {
+            "task": str(self.task_id),
+            "role": "tool" if kind == "tool" else "user",
+            "kind": kind,
+            "reward": {"outcome": outcome, "process": process},
+        }
+        return self._observe(turn), outcome, terminated, truncated, info
+
+    def render(self) -> str:
+        """Return the episode so far as text."""
+        lines = [self.task.prompt if self.task else "(no task: call reset)"]
+        for turn in self.turns:
+            lines += [f"> {turn.action}", self._observe(turn)]
+        return "\n".join(lines).rstrip()
+
+    def system_prompt(self) -> str:
+        """Describe the task and the protocol of turns, tools and answers to a model."""
+        parts = [self.instructions]
+        if self.tools:
+            parts.append("You may call a tool, one per turn, and will then see its result:")
+            for tool in self.tools:
+                arguments = {k: f"<{v.get('description', k)}>" for k, v in tool.parameters.items()}
+                parts.append(f"- {tool.description}\n  {format_tool_call(tool.name, arguments)}")
+        parts.append("Give your final answer as <answer>...</answer>.")
+        return "\n".join(p for p in parts if p)
+
+    # Internals.
+
+    def _play(self, action: str) -> Turn:
+        calls = parse_tool_calls(action)
+        for call in calls:
+            if call.name == "submit" and "submit" not in self._toolbox and "answer" in call.arguments:
+                return Turn(action, answer=str(call.arguments["answer"]).strip())
+        if calls and (self.tools or "<tool_call>" in action):
+            results = [self._call(call) for call in calls[:MAX_CALLS]]
+            results += [f"Error: at most {MAX_CALLS} calls are run in a turn."] * (len(calls) > MAX_CALLS)
+            return Turn(action, tuple(calls), tuple(results))
+        return Turn(action, answer=extract_answer(action))
+
+    def _call(self, call: ToolCall) -> str:
+        if call.error:
+            return f"Error: {call.error}."
+        tool = self._toolbox.get(call.name)
+        if tool is None:
+            names = ", ".join(self._toolbox) or "none"
+            return f"Error: there is no tool '{call.name[:100]}'; tools: {names}."
+        try:
+            return tool.call(call.arguments)[:MAX_TEXT // MAX_CALLS - 10]
+        except ToolError as error:
+            return f"Error: {error}"
+
+    def _observe(self, turn: Turn) -> str:
+        if turn.answer is not None:
+            return ""
+        if turn.calls:
+            return "\n".join(turn.results)
+        hint = f" or a call of a tool ({', '.join(self._toolbox)})" if self.tools else ""
+        return f"No answer found. Write <answer>your answer</answer>{hint}."
+
+    def _check_reward(self, outcome: float, process: Mapping[str, float]) -> None:
+        if outcome not in (0.0, 1.0):
+            raise ValueError(f"{self.env_id}: outcome must be 0.0 or 1.0, not {outcome!r}; partial credit is process")
+        for name, value in process.items():
+            term = self.process_terms.get(name)
+            if term is None:
+                raise ValueError(f"{self.env_id}: process term '{name}' is not declared in process_terms")
+            if not term.low <= value <= term.high:
+                raise ValueError(f"{self.env_id}: process term '{name}' is {value}, outside [{term.low}, {term.high}]")
+
+    def _example_actions(self) -> tuple[str, ...]:
+        calls = [format_tool_call(t.name, dict.fromkeys(t.parameters, "1")) for t in self.tools]
+        return ("<answer>1</answer>", "I do not know.", "", *calls)
+
+
+def split_cell(variants: Mapping[str, Any], variant: str) -> tuple[float, float]:
+    """Return the share [low, high) of the hashed key space that belongs to a variant.
+
+    Variants whose name starts with `train` share the lower half; every other variant owns an equal part of
+    the upper half. Two variants that are not both for training are therefore disjoint by key, whatever their
+    generators draw. Adding or reordering variants changes the parts: raise the environment's version then.
+    """
+    if variant.startswith("train"):
+        return 0.0, 0.5
+    held_out = [name for name in variants if not name.startswith("train")]
+    width = 0.5 / len(held_out)
+    position = held_out.index(variant)
+    high = 1.0 if position == len(held_out) - 1 else 0.5 + width * (position + 1)
+    return 0.5 + width * position, high
+
+
+def _hash64(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

@@ -1,0 +1,37 @@
+"""Errors that a user can mend: the command line prints them as one sentence, without a traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PalestraError(Exception):
+    """Something went wrong that the message explains (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(PalestraError):
+    """The request itself is wrong: an unknown name, a bad value, an unusable path (exit code 2)."""
+
+    exit_code = 2
+
+
+class MissingPrerequisiteError(PalestraError):
+    """Something that must be installed or switched on is missing; the message says how (exit code 5)."""
+
+    exit_code = 5
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Build the error for a name that is not among `known`, naming the nearest valid one.
+
+    Args:
+        kind: What the name stands for, e.g. `"environment"`.
+        name: What the user wrote.
+        known: All valid names.
+    """
+    names = sorted(known)
+    by_folded = {n.lower(): n for n in names}
+    close = get_close_matches(name.lower(), by_folded, n=1, cutoff=0.4)
+    hint = f"did you mean '{by_folded[close[0]]}'?" if close else f"valid are: {', '.join(names) or 'none'}."
+    return UsageError(f"unknown {kind} '{name}'; {hint}")

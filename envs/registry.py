@@ -1,0 +1,107 @@
+"""Registration: `@register` in process, or the entry-point group `palestra.envs` of an installed package."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+import gymnasium
+from gymnasium.envs.registration import parse_env_id
+
+from palestra.envs.core import TextEnv
+from palestra.envs.errors import unknown_name
+
+logger = logging.getLogger(__name__)
+
+_Env = TypeVar("_Env", bound=type[TextEnv])
+_SPECS: dict[str, "EnvSpec"] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class EnvSpec:
+    """A registered environment."""
+
+    id: str
+    cls: type[TextEnv]
+    variants: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the environment's docstring."""
+        return (self.cls.__doc__ or "").strip().splitlines()[0] if self.cls.__doc__ else ""
+
+
+def register(env_id: str, *, variants: Mapping[str, Mapping[str, Any]]) -> Callable[[_Env], _Env]:
+    """Register a `TextEnv` subclass under a versioned id such as `"acme/Dice-v0"`.
+
+    Args:
+        env_id: `namespace/Name-vN`.
+        variants: Name -> class attributes that the variant overrides. `train` must be among them; `test` is
+            by convention the same distribution as `train`, every other name is out of distribution.
+
+    Raises:
+        ValueError: A malformed id, an id already taken, no `train` variant, or a variant that overrides an
+            attribute which the class does not have.
+    """
+    namespace, name, version = parse_env_id(env_id)
+    if not namespace or version is None:
+        raise ValueError(f"'{env_id}' is no environment id; write it as namespace/Name-v0")
+    if "train" not in variants:
+        raise ValueError(f"{env_id}: variants must contain 'train'")
+
+    def decorate(cls: _Env) -> _Env:
+        known = _SPECS.get(env_id)
+        if known is not None and known.cls.__qualname__ != cls.__qualname__:
+            raise ValueError(f"{env_id} is already registered by {known.cls.__module__}")
+        for variant, overrides in variants.items():
+            for attribute in overrides:
+                if not hasattr(cls, attribute):
+                    raise ValueError(f"{env_id}: variant '{variant}' sets '{attribute}', which {cls.__name__} lacks")
+        cls.env_id = env_id
+        cls.variants = {k: dict(v) for k, v in variants.items()}
+        _SPECS[env_id] = EnvSpec(env_id, cls, tuple(variants))
+        if env_id in gymnasium.registry:
+            del gymnasium.registry[env_id]
+        gymnasium.register(id=env_id, entry_point=cls)
+        return cls
+
+    return decorate
+
+
+def specs() -> list[EnvSpec]:
+    """Return all registered environments, those of installed packages included, sorted by id."""
+    _load_plugins()
+    return [_SPECS[k] for k in sorted(_SPECS)]
+
+
+def spec(env_id: str) -> EnvSpec:
+    """Return one registered environment.
+
+    Raises:
+        UsageError: No such environment; the message names the nearest id.
+    """
+    if env_id not in _SPECS:
+        _load_plugins()
+    if env_id not in _SPECS:
+        raise unknown_name("environment", env_id, _SPECS)
+    return _SPECS[env_id]
+
+
+def make(env_id: str, variant: str = "train") -> TextEnv:
+    """Make an environment without Gymnasium's wrappers (they cost a quarter of a step).
+
+    Raises:
+        UsageError: No such environment or variant.
+    """
+    return spec(env_id).cls(variant=variant)
+
+
+@cache
+def _load_plugins() -> None:
+    for point in entry_points(group="palestra.envs"):
+        try:
+            point.load()
+        except Exception:  # a broken plugin must not take the others down
+            logger.warning("the environment package '%s' could not be loaded", point.value, exc_info=True)

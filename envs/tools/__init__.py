@@ -1,0 +1,6 @@
+"""Tools that environments offer: each has a name, a JSON schema, and is called with keyword arguments."""
+
+from palestra.envs.tools.base import Tool, ToolError
+from palestra.envs.tools.calculator import Calculator
+
+__all__ = ["Calculator", "Tool", "ToolError"]
