@@ -1,0 +1,134 @@
+"""The rollout loop: a batch of episodes in flight, an ended one replaced at once."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from palestra.agents.codec import ChatCodec
+from palestra.agents.engine import Completion, Engine, SamplingParams
+from palestra.agents.trajectory import Trajectory, TurnSpan
+from palestra.envs.core import TextEnv
+from palestra.envs.errors import PalestraError
+
+_MASK64 = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One episode to run."""
+
+    index: int
+    """Index of the task in the environment's variant."""
+    seed: int
+    """Seeds the sampling; equal (index, seed) give the same episode."""
+
+
+@dataclass(slots=True)
+class _Running:
+    episode: Episode
+    env: TextEnv
+    ids: list[int]
+    trajectory: Trajectory
+    started: float = field(default_factory=time.perf_counter)
+
+
+def rollout(
+    make_env: Callable[[], TextEnv],
+    episodes: Iterable[Episode],
+    engine: Engine,
+    codec: ChatCodec,
+    params: SamplingParams,
+    *,
+    concurrency: int = 256,
+    max_length: int | None = None,
+) -> Iterator[tuple[Episode, Trajectory]]:
+    """Run episodes and yield each as it ends, in order of ending.
+
+    Args:
+        make_env: Makes one environment; at most `concurrency` are made, and reset for later episodes.
+        episodes: May be endless: it is drawn from as places become free.
+        engine: Samples the assistant's turns.
+        codec: Chat to tokens.
+        params: Sampling settings of a turn.
+        concurrency: Episodes in flight.
+        max_length: Context of the model in tokens. An episode whose next turn might not fit ends with stop
+            `length` and outcome 0.
+
+    Yields:
+        The episode and its trajectory. If a tool's machinery failed (not the agent), `stop` is `error` and
+        `error` says why: such a trajectory says nothing about the model.
+    """
+    waiting = iter(episodes)
+    free: list[TextEnv] = []
+    running: list[_Running] = []
+    with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as threads:
+        while True:
+            while len(running) < concurrency and (episode := next(waiting, None)) is not None:
+                running.append(_begin(episode, free.pop() if free else make_env(), codec))
+            if not running:
+                return
+            ended = [r for r in running if _out_of_context(r, params, max_length)]
+            running = [r for r in running if not r.trajectory.stop]
+            if running:
+                seeds = [(r.episode.seed + len(r.trajectory.turns) * 0x9E3779B97F4A7C15) & _MASK64 for r in running]
+                completions = engine.generate([r.ids for r in running], params, seeds)
+                blocking = any(tool.blocking for tool in running[0].env.tools)
+                advance = threads.map if blocking else map
+                list(advance(lambda pair: _advance(*pair, codec), zip(running, completions, strict=True)))
+            ended += [r for r in running if r.trajectory.stop]
+            running = [r for r in running if not r.trajectory.stop]
+            for r in ended:
+                free.append(r.env)
+                r.trajectory.wall_s = time.perf_counter() - r.started
+                yield r.episode, r.trajectory
+
+
+def _begin(episode: Episode, env: TextEnv, codec: ChatCodec) -> _Running:
+    observation, _ = env.reset(options={"index": episode.index})
+    assert env.task_id is not None and env.task is not None
+    prompt = codec.start(env.system_prompt(), observation)
+    trajectory = Trajectory(
+        task=env.task_id,
+        key=env.task.key,
+        prompt_ids=prompt,
+        messages=[{"role": "user", "content": observation}],
+    )
+    return _Running(episode, env, list(prompt), trajectory)
+
+
+def _out_of_context(r: _Running, params: SamplingParams, max_length: int | None) -> bool:
+    if max_length is not None and len(r.ids) + params.max_tokens > max_length:
+        r.trajectory.stop = "length"
+    return bool(r.trajectory.stop)
+
+
+def _advance(r: _Running, completion: Completion, codec: ChatCodec) -> None:
+    t = r.trajectory
+    start = len(t.completion_ids)
+    _extend(r, completion.ids, 1, completion.logprobs)
+    t.turns.append(TurnSpan(start, len(t.completion_ids)))
+    action = codec.decode(completion.ids)
+    t.messages.append({"role": "assistant", "content": action})
+    try:
+        observation, _, terminated, truncated, info = r.env.step(action)
+    except PalestraError as error:
+        t.stop, t.error = "error", str(error)
+        return
+    t.turns[-1].process = dict(info["reward"]["process"])
+    t.outcome = info["reward"]["outcome"]
+    if observation:
+        t.messages.append({"role": info["role"], "content": observation})
+    if terminated or truncated:
+        t.stop = "answer" if terminated else "turns"
+        return
+    seam = codec.seam(info["role"], observation, ended=completion.stop == "eos")
+    _extend(r, seam, 0, [0.0] * len(seam))
+
+
+def _extend(r: _Running, ids: list[int], mask: int, logprobs: list[float]) -> None:
+    r.ids += ids
+    r.trajectory.completion_ids += ids
+    r.trajectory.mask += [mask] * len(ids)
+    r.trajectory.logprobs += logprobs
