@@ -62,11 +62,9 @@ class ChatCodec:
             ids = ids[:-1]
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def conversation(self, system: str, messages: list[dict[str, str]]) -> list[dict[str, str]]:
-        """Return messages as this tokenizer's template takes them (for supervised fine-tuning)."""
-        first, *rest = messages
-        opening = self._opening(system, first["content"])
-        return [*opening, *({"role": self._role(m["role"]), "content": m["content"]} for m in rest)]
+    def encode_turn(self, text: str) -> list[int]:
+        """Return the ids of a turn that was written rather than sampled, its end-of-turn token included."""
+        return [*self._encode(text), self.end_id]
 
     def _opening(self, system: str, observation: str) -> list[dict[str, str]]:
         if not system:

@@ -1,6 +1,7 @@
 """Loading a model and its tokenizer from a folder or hub id, with errors that say what to do."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +68,19 @@ def load_model(name: str) -> LoadedModel:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"the model '{name}' does not load: {reason}") from error
+    tune_threads(model)
     return LoadedModel(model.to("cuda" if cuda else "cpu"), tokenizer)
+
+
+def tune_threads(model: Any) -> None:
+    """Give a small model one CPU thread: below some 50M parameters, more threads wait more than they work.
+
+    OMP_NUM_THREADS, where set, decides instead.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ and sum(p.numel() for p in model.parameters()) < 50_000_000:
+        torch.set_num_threads(1)
 
 
 def _inside(path: Path) -> str:

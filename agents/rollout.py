@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -83,6 +83,20 @@ def rollout(
                 free.append(r.env)
                 r.trajectory.wall_s = time.perf_counter() - r.started
                 yield r.episode, r.trajectory
+
+
+def replay(env: TextEnv, codec: ChatCodec, index: int, turns: Sequence[str]) -> Trajectory:
+    """Play given assistant turns and return the trajectory with the tokens a model would have sampled.
+
+    Turns left over when the episode ends are not played.
+    """
+    running = _begin(Episode(index, 0), env, codec)
+    for turn in turns:
+        ids = codec.encode_turn(turn)
+        _advance(running, Completion(ids, [0.0] * len(ids), "eos"), codec)
+        if running.trajectory.stop:
+            break
+    return running.trajectory
 
 
 def _begin(episode: Episode, env: TextEnv, codec: ChatCodec) -> _Running:

@@ -1,0 +1,75 @@
+"""Progress of long work on stderr: a bar on a terminal, a plain line every so often elsewhere."""
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 30.0
+
+
+class ProgressReport:
+    """Shows how far some work is, how long it took, and how long it will take.
+
+    Args:
+        title: What is being done.
+        unit: What is counted, e.g. `"steps"`.
+        total: How many there are.
+        done: How many were done before this process began.
+    """
+
+    def __init__(self, title: str, unit: str, total: int, done: int = 0) -> None:
+        self.title, self.unit, self.total = title, unit, total
+        self.done = self._before = done
+        self.text = ""
+        self._began = self._last_line = time.perf_counter()
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        if sys.stderr.isatty() and self._console.is_terminal and "CI" not in os.environ:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=self._console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(title, total=total, completed=done, text="")
+
+    def update(self, done: int, text: str | None = None) -> None:
+        """Report that `done` are done in all, with a short text such as the latest metrics."""
+        self.done = done
+        self.text = self.text if text is None else text
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, text=self.text)
+        elif time.perf_counter() - self._last_line >= LINE_EVERY_S:
+            self._line()
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+        else:
+            self._line()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _line(self) -> None:
+        self._last_line = time.perf_counter()
+        elapsed = self._last_line - self._began
+        left = (self.total - self.done) * elapsed / max(1, self.done - self._before)
+        self._console.print(
+            f"{self.title}: {self.done}/{self.total} {self.unit}, {elapsed:.0f} s, {left:.0f} s left  {self.text}"
+        )

@@ -1,0 +1,37 @@
+"""`palestra eval`: sample many episodes per problem, resumably."""
+
+import typer
+
+from palestra.cli.options import settings_command
+from palestra.eval.settings import EvalSettings
+
+HELP = """Sample episodes of a model and keep every one of them.
+
+Running the same command again resumes; a larger `-n` or `--problems` extends the run.
+
+Example: `palestra eval --model runs/rl --env palestra/StringCompose-v0 --variant test --variant level-3 --out runs/rl-eval`
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the verb."""
+    settings_command(app, "eval", EvalSettings, evaluate, HELP)
+
+
+def evaluate(settings: EvalSettings) -> None:
+    """Run the evaluation and print the share of solved episodes."""
+    from palestra.cli.models import resolve_model
+    from palestra.envs import make
+    from palestra.eval import run
+    from palestra.eval.records import read_samples
+
+    for variant in settings.variant:
+        make(settings.env, variant)
+    if settings.model not in run.POLICIES:
+        settings = settings.model_copy(update={"model": resolve_model(settings.model)})
+    run.evaluate(settings)
+    samples = read_samples(settings.out)
+    for variant in settings.variant:
+        outcomes = [s.outcome for s in samples if s.variant == variant]
+        typer.echo(f"{variant}: pass@1 {sum(outcomes) / len(outcomes):.3f} over {len(outcomes)} episodes")
+    typer.echo(f"next: palestra compare BASE_RUN {settings.out}")

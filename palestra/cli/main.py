@@ -1,0 +1,49 @@
+"""The `palestra` command: one module per verb, each thin; heavy imports happen inside the verbs."""
+
+import os
+import sys
+import traceback
+
+import typer
+
+from palestra.cli import compare, envs, evaluate, organism, play, quickstart, train
+
+app = typer.Typer(
+    name="palestra",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help=(
+        "Train tool-using language agents in text environments, and measure whether training sharpened what the "
+        "model could do or gave it something new.\n\nStart with `palestra quickstart`."
+    ),
+)
+for module in (quickstart, envs, play, organism, train, evaluate, compare):
+    module.add_to(app)
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one sentence and an exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("palestra: interrupted; the same command resumes.", err=True)
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(_report(error))
+
+
+def _report(error: Exception) -> int:
+    """Print an error as one sentence and return the exit code."""
+    from palestra.envs.errors import PalestraError  # here, because it loads Gymnasium
+
+    if os.environ.get("PALESTRA_TRACEBACK"):
+        traceback.print_exception(error)
+    if isinstance(error, PalestraError):
+        typer.echo(f"palestra: {error}", err=True)
+        return error.exit_code
+    reason = " ".join(str(error).split())[:500]
+    typer.echo(
+        f"palestra: unexpected {type(error).__name__}: {reason} (set PALESTRA_TRACEBACK=1 for the traceback)", err=True
+    )
+    return 1

@@ -1,0 +1,23 @@
+"""What `--model` may name: an organism, a folder, or a hub id."""
+
+from pathlib import Path
+
+
+def resolve_model(name: str, seed: int = 0) -> str:
+    """Return the folder or hub id for a model name.
+
+    The name of a shipped organism stands for its cached build with this seed.
+
+    Raises:
+        UsageError: No such model, or an organism that has not been built yet.
+    """
+    from palestra.agents.models import check_model
+    from palestra.envs.errors import UsageError
+    from palestra.rl.organisms.recipe import cache_folder, load_recipe, shipped
+
+    if name in shipped() and not Path(name).exists():
+        folder = cache_folder(load_recipe(name), seed)
+        if not folder.is_dir():
+            raise UsageError(f"the organism '{name}' is not built yet; run `palestra organism build {name}`")
+        return str(folder)
+    return check_model(name)

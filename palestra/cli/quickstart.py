@@ -1,0 +1,7 @@
+"""`palestra compare`."""
+
+import typer
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the verb."""

@@ -1,0 +1,69 @@
+"""`palestra sft` and `palestra train`: supervised fine-tuning and reinforcement learning."""
+
+from typing import TypeVar
+
+import typer
+
+from palestra.cli.options import settings_command
+from palestra.rl.settings import RunSettings, SFTSettings, TrainSettings
+
+_Run = TypeVar("_Run", bound=RunSettings)
+
+SFT_HELP = """Fine-tune on the environment's own demonstrations (assistant tokens only).
+
+Running the same command again resumes from the last checkpoint.
+
+Example: `palestra sft --model string-atoms --env palestra/StringCompose-v0 --out runs/sft`
+"""
+TRAIN_HELP = """Train with GRPO or DAPO on the environment's rewards.
+
+Running the same command again resumes from the last checkpoint.
+
+Example: `palestra train --model string-atoms --env palestra/StringCompose-v0 --algo dapo --out runs/rl`
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the verbs."""
+    settings_command(app, "sft", SFTSettings, sft, SFT_HELP)
+    settings_command(app, "train", TrainSettings, train, TRAIN_HELP)
+
+
+def sft(settings: SFTSettings) -> None:
+    """Run supervised fine-tuning."""
+    from palestra.rl.rundir import RunFolder
+
+    settings = _checked(settings)
+    run = RunFolder(settings.out, "sft", settings)
+    if not run.done:
+        from palestra.rl.sft import fine_tune
+
+        fine_tune(settings, run)
+    _say_done(settings)
+
+
+def train(settings: TrainSettings) -> None:
+    """Run reinforcement learning."""
+    from palestra.rl.rundir import RunFolder
+
+    settings = _checked(settings)
+    run = RunFolder(settings.out, "train", settings)
+    if not run.done:
+        from palestra.rl.train import train as reinforce
+
+        reinforce(settings, run)
+    _say_done(settings)
+
+
+def _checked(settings: _Run) -> _Run:
+    """Resolve the model and check names before anything heavy is imported."""
+    from palestra.cli.models import resolve_model
+    from palestra.envs import make
+
+    make(settings.env, settings.variant)
+    return settings.model_copy(update={"model": resolve_model(settings.model, settings.seed)})
+
+
+def _say_done(settings: RunSettings) -> None:
+    typer.echo(f"trained; the model is in {settings.out}")
+    typer.echo(f"next: palestra eval --model {settings.out} --env {settings.env} --out {settings.out}-eval")

@@ -1,0 +1,1 @@
+"""Training: model organisms, supervised fine-tuning, and reinforcement learning on TRL."""

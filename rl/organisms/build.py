@@ -1,0 +1,123 @@
+"""Building an organism: a Qwen3-shaped transformer from scratch, on the mixture its recipe states."""
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments, set_seed
+
+from palestra.agents.codec import ChatCodec
+from palestra.agents.models import tune_threads
+from palestra.envs.folders import write_json
+from palestra.envs.registry import make
+from palestra.rl.data import PadRows, shuffled, solved, training_row
+from palestra.rl.organisms.recipe import FORMAT, OrganismRecipe
+from palestra.rl.organisms.tokenizer import character_tokenizer
+from palestra.rl.progress import ProgressCallback
+from palestra.rl.rundir import versions
+
+MANIFEST = "organism.json"
+def build(recipe: OrganismRecipe, seed: int, out: Path) -> None:
+    """Train the organism and save it, with its tokenizer and a manifest, as an ordinary checkpoint in `out`.
+
+    The folder appears whole: it is written beside its place and moved there at the end.
+    """
+    tokenizer = character_tokenizer()
+    codec = ChatCodec(tokenizer)
+    set_seed(seed)
+    model = Qwen3ForCausalLM(_config(recipe, len(tokenizer), tokenizer))
+    tune_threads(model)
+    t = recipe.training
+    dataset = MixtureDataset(recipe, codec, seed)
+    arguments = TrainingArguments(
+        output_dir=str(out) + ".trainer",
+        max_steps=t.steps,
+        per_device_train_batch_size=t.batch_size,
+        learning_rate=t.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, t.steps // 20),
+        weight_decay=0.01,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        logging_steps=max(1, t.steps // 50),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=seed,
+        remove_unused_columns=False,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=PadRows(codec.pad_id),
+        callbacks=[ProgressCallback(f"organism {recipe.name}", {"loss": "loss"})],
+    )
+    trainer.remove_callback(PrinterCallback)
+    result = trainer.train()
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    manifest = {
+        "format": FORMAT,
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "episodes": t.steps * t.batch_size,
+        "final_loss": result.training_loss,
+        "seconds": result.metrics["train_runtime"],
+        "versions": versions(),
+    }
+    write_json(part / MANIFEST, manifest)
+    part.rename(out)
+    shutil.rmtree(arguments.output_dir, ignore_errors=True)
+
+
+class MixtureDataset(Dataset[dict[str, list[int]]]):
+    """The recipe's episodes; number i is a pure function of the seed and i."""
+
+    def __init__(self, recipe: OrganismRecipe, codec: ChatCodec, seed: int) -> None:
+        self.recipe = recipe
+        self.codec = codec
+        self.seed = seed
+        self.envs = [make(part.env, part.variant) for part in recipe.mixture]
+        self.weights = [part.weight for part in recipe.mixture]
+
+    def __len__(self) -> int:
+        return self.recipe.training.steps * self.recipe.training.batch_size
+
+    def __getitem__(self, i: int) -> dict[str, list[int]]:
+        rng = random.Random(f"mixture|{self.seed}|{i}")
+        part = rng.choices(range(len(self.envs)), self.weights)[0]
+        env, index = self.envs[part], rng.getrandbits(48)
+        if self.recipe.mixture[part].turns == "solve":
+            episode = solved(env, self.codec, index)
+        else:
+            episode = shuffled(env, self.codec, index, rng.getrandbits(48))
+        row = training_row(episode)
+        context = self.recipe.model.context
+        return {key: values[:context] for key, values in row.items()}
+
+
+def _config(recipe: OrganismRecipe, vocabulary: int, tokenizer: Any) -> Qwen3Config:
+    shape = recipe.model
+    return Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=3 * shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        head_dim=shape.width // shape.heads,
+        max_position_embeddings=shape.context,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        dtype=torch.float32,
+    )

@@ -1,0 +1,114 @@
+"""The folder of a training run: what it was asked to do, how far it got, and where it may go on."""
+
+import json
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from palestra.envs.errors import UsageError
+from palestra.envs.folders import writable_folder, write_json
+
+MANIFEST = "manifest.json"
+_COMPLETE = "COMPLETE"
+
+
+class RunFolder:
+    """Opens or creates the output folder of a training run.
+
+    Args:
+        out: The folder.
+        command: `sft` or `train`.
+        config: The run's configuration; a folder that holds another one is refused.
+
+    Raises:
+        UsageError: The folder cannot be written, holds something else, or another configuration.
+    """
+
+    def __init__(self, out: Path, command: str, config: BaseModel) -> None:
+        self.out = out
+        self.manifest: dict[str, Any] = {
+            "command": command,
+            "config": config.model_dump(mode="json", exclude={"out"}),
+            "status": "running",
+        }
+        existing = _read_manifest(out)
+        if existing is not None:
+            self._check_same(existing)
+            self.manifest = existing
+        writable_folder(out)
+        write_json(out / MANIFEST, self.manifest)
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has finished."""
+        return bool(self.manifest["status"] == "done")
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint that was written whole; torn ones are removed."""
+        found = sorted(self.out.glob("checkpoints/checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+        for path in reversed(found):
+            if (path / _COMPLETE).is_file():
+                return path
+            shutil.rmtree(path)
+        return None
+
+    def finish(self, **facts: Any) -> None:
+        """Record that the run is done, with what it cost."""
+        self.manifest.update(status="done", versions=versions(), **facts)
+        write_json(self.out / MANIFEST, self.manifest)
+
+    def _check_same(self, existing: dict[str, Any]) -> None:
+        old, new = existing.get("config", {}), self.manifest["config"]
+        if existing.get("command") != self.manifest["command"]:
+            raise UsageError(
+                f"'{self.out}' holds a run of `palestra {existing.get('command')}`; choose another --out"
+            )
+        for key in new:
+            if old.get(key) != new[key]:
+                raise UsageError(
+                    f"'{self.out}' holds a run with {key} = {old.get(key)!r}, not {new[key]!r}; "
+                    "choose another --out, or delete that folder to start over"
+                )
+
+
+class MarkComplete(TrainerCallback):  # type: ignore[misc]
+    """Marks each checkpoint once it is whole, so that a kill in the middle of saving cannot be resumed from."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the mark."""
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        if folder.is_dir():
+            (folder / _COMPLETE).touch()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("palestra", "torch", "transformers", "trl", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _read_manifest(out: Path) -> dict[str, Any] | None:
+    path = out / MANIFEST
+    if not path.exists():
+        if out.is_dir() and any(out.iterdir()):
+            raise UsageError(f"'{out}' is not empty and holds no training run; choose another --out")
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"'{path}' cannot be read ({error}); choose another --out") from error
+    if not isinstance(manifest, dict) or "command" not in manifest:
+        raise UsageError(f"'{out}' holds another kind of run; choose another --out")
+    return manifest
