@@ -43,7 +43,8 @@ def validate(values: Mapping[str, Any], model: type[Config], where: str) -> Conf
 
 
 def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    first = error.errors()[0]
+    # A misspelt key is also a missing one: the misspelling is the better hint.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _keys(model, first["loc"][:-1])

@@ -65,6 +65,7 @@ class Apply(Tool):
         "held-out-3": {"functions": HELD_OUT, "level": 3},
         "train-atoms": {"level": 1, "functions": ALL},
         "train-held-out": {"functions": HELD_OUT},
+        "train-held-out-3": {"functions": HELD_OUT, "level": 3},
         "train-mixed": {"functions": ALL, "both_families": True},
         "train-defined": {"defined": True},
         "test-defined": {"defined": True},

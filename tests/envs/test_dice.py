@@ -1,0 +1,47 @@
+import itertools
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palestra.envs import Task, make
+from palestra.envs.tasks.dice import parse_fraction, probability
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(-2, 30))
+def test_probability_equals_enumeration(sizes: list[int], target: int) -> None:
+    rolls = list(itertools.product(*(range(1, size + 1) for size in sizes)))
+    assert probability(sizes, target) == Fraction(sum(sum(r) >= target for r in rolls), len(rolls))
+
+
+def test_known_value() -> None:
+    # reasoning-gym's own example: 1d20, 1d14, 1d12 and 1d6 reaching 21.
+    assert probability([20, 14, 12, 6], 21) == Fraction(781, 960)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("5/12", Fraction(5, 12)), (" 10 / 24 ", Fraction(5, 12)), (r"\frac{5}{12}", Fraction(5, 12)),
+     ("0.25", Fraction(1, 4)), ("1", Fraction(1)), ("$1/2$", Fraction(1, 2)), ("1/0", None), ("", None),
+     ("5/12/2", None), ("about 1/2", None), ("1" * 50 + "/2", None), ("nan", None), ("1e5", None)],
+)
+def test_answers_are_read_as_values(text: str, value: Fraction | None) -> None:
+    assert parse_fraction(text) == value
+
+
+def test_grading_is_strict_on_the_value_and_names_the_form() -> None:
+    env = make("palestra/Dice-v0")
+    task = Task("", "5/12", "", {"sizes": [4, 6], "target": 6})
+    right, doubled, near = (env.grade(task, a) for a in ("5/12", "10/24", "0.4167"))
+    assert right.outcome == doubled.outcome == 1.0
+    assert (right.process["reduced"], doubled.process["reduced"]) == (1.0, 0.0)
+    assert near.outcome == 0.0
+    assert env.grade(task, "7/24").process == {"reduced": 0.0, "possible": 1.0}
+    assert env.grade(task, "7/25").process == {"reduced": 0.0, "possible": 0.0}
+
+
+def test_no_task_is_certain_or_impossible() -> None:
+    for variant in ("train", "test", "more-dice", "bigger-dice"):
+        env = make("palestra/Dice-v0", variant)
+        assert all(0 < Fraction(env.task_at(i).answer) < 1 for i in range(300))

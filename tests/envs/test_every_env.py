@@ -1,0 +1,125 @@
+"""What must hold for every registered environment and variant."""
+
+import random
+import subprocess
+import sys
+
+import gymnasium
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from palestra.envs import make, specs
+from palestra.envs.core import TextEnv, split_cell
+
+ALL = [(spec.id, variant) for spec in specs() if spec.id.startswith("palestra/") for variant in spec.variants]
+IN_PROCESS = [(env, v) for env, v in ALL if not any(tool.blocking for tool in make(env, v).tools)]
+
+
+def play_oracle(env: TextEnv, index: int) -> float:
+    env.reset(options={"index": index})
+    assert env.task is not None
+    for action in env.solve(env.task).turns:
+        _, reward, terminated, truncated, _ = env.step(action)
+    assert terminated
+    assert not truncated
+    return reward
+
+
+@pytest.mark.parametrize(("env_id", "variant"), ALL)
+def test_gymnasium_accepts_it(env_id: str, variant: str) -> None:
+    check_env(make(env_id, variant), skip_render_check=True)
+
+
+@pytest.mark.parametrize(("env_id", "variant"), IN_PROCESS)
+def test_oracle_solves_a_thousand_tasks(env_id: str, variant: str) -> None:
+    env = make(env_id, variant)
+    assert sum(play_oracle(env, index) for index in range(1_000)) == 1_000
+
+
+def keys(env_id: str, variant: str, draws: int) -> set[str]:
+    env = make(env_id, variant)
+    return {env.task_at(index).key for index in range(draws)}
+
+
+def assert_disjoint(env_id: str, draws: int) -> None:
+    drawn = {v: keys(env_id, v, draws) for e, v in ALL if e == env_id}
+    for one, these in drawn.items():
+        for other, those in drawn.items():
+            if one < other and not (one.startswith("train") and other.startswith("train")):
+                assert not these & those, f"{env_id}: {one} and {other} share tasks"
+
+
+@pytest.mark.parametrize("env_id", sorted({e for e, _ in ALL}))
+def test_splits_share_no_key(env_id: str) -> None:
+    assert_disjoint(env_id, 500)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", sorted({e for e, _ in ALL}))
+def test_splits_share_no_key_on_20000_draws(env_id: str) -> None:
+    assert_disjoint(env_id, 20_000)
+
+
+def test_disjointness_does_not_rest_on_the_generators() -> None:
+    variants = {"train": {}, "train-x": {}, "test": {}, "a": {}, "b": {}}
+    cells = [split_cell(variants, v) for v in ("train", "test", "a", "b")]
+    assert cells[0] == split_cell(variants, "train-x") == (0.0, 0.5)
+    assert [low for low, _ in cells[1:]] == [high for _, high in cells[:-1]]
+    assert cells[-1][1] == 1.0
+
+
+@pytest.mark.parametrize(("env_id", "variant"), ALL)
+def test_guessing_hardly_ever_solves(env_id: str, variant: str) -> None:
+    env = make(env_id, variant)
+    rng = random.Random(0)
+    right = 0.0
+    for index in range(500):
+        task = env.task_at(index)
+        guess = env.guess(task, rng)
+        assert guess is not None
+        right += env.grade(task, guess).outcome
+    assert right / 500 < 0.1
+
+
+@pytest.mark.parametrize(("env_id", "variant"), IN_PROCESS)
+def test_hostile_turns_are_answered_and_never_solve(env_id: str, variant: str) -> None:
+    env = make(env_id, variant)
+    nasty = ["", "<answer></answer>", "\x00\ud800", "<tool_call>" * 50, '<tool_call>{"name": "x"}</tool_call>',
+             '<tool_call>{"name": 3}</tool_call>', "{" * 3_000, "\\boxed{" * 500, "9" * 100_000,
+             '<tool_call>{"name": "submit", "arguments": {"answer": []}}</tool_call>', "<answer>nan</answer>",
+             '<tool_call>{"name": "calculator", "arguments": {"expression": "9^9^9^9"}}</tool_call>']
+    for text in nasty:
+        env.reset(options={"index": 1})
+        over = False
+        while not over:
+            _, reward, terminated, truncated, info = env.step(text)
+            over = terminated or truncated
+            assert reward == 0.0
+            assert info["kind"] in {"answer", "tool", "malformed"}
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            env.step("x")
+
+
+EPISODES = """
+from palestra.envs import make, specs
+for spec in specs():
+    if spec.id.startswith("palestra/"):
+        for variant in spec.variants:
+            env = make(spec.id, variant)
+            for index in (0, 1, 2**40):
+                task = env.task_at(index)
+                print(spec.id, variant, task.prompt, task.key, task.answer, env.solve(task).turns)
+"""
+
+
+def test_tasks_are_the_same_in_every_process() -> None:
+    def run(hash_seed: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", EPISODES],
+            env={"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert run("1") == run("2")
