@@ -1,7 +1,42 @@
-"""`palestra compare`."""
+"""`palestra compare`: pass@k of several runs with intervals, on screen, as JSON and as a page."""
+
+import json
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the verb."""
+    app.command("compare")(compare)
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Folders that `palestra eval` wrote, the base first; LABEL=FOLDER names one."),
+    ],
+    variant: Annotated[list[str] | None, typer.Option(help="Compare this variant only; repeatable.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Where to write the page.")] = Path("report.html"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON on stdout instead.")] = False,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.", min=100)] = 2_000,
+) -> None:
+    """Compare runs on the same problems: base against SFT against RL.
+
+    Prints pass@k with paired bootstrap intervals per variant (`test` is in distribution, the others are not),
+    and writes a page with the curves.
+
+    Example: `palestra compare runs/base-eval runs/sft-eval runs/rl-eval`
+    """
+    from palestra.eval.compare import compare_runs
+    from palestra.eval.report import write_report
+    from palestra.eval.tables import print_comparison
+
+    comparison = compare_runs(runs, variants=variant, resamples=resamples)
+    if as_json:
+        typer.echo(json.dumps(comparison.to_json()))
+    else:
+        print_comparison(comparison)
+    if html is not None:
+        typer.echo(f"report: {write_report(comparison, html)}", err=as_json)

@@ -12,7 +12,7 @@ def resolve_model(name: str, seed: int = 0) -> str:
         UsageError: No such model, or an organism that has not been built yet.
     """
     from palestra.agents.models import check_model
-    from palestra.envs.errors import UsageError
+    from palestra.envs.errors import UsageError, unknown_name
     from palestra.rl.organisms.recipe import cache_folder, load_recipe, shipped
 
     if name in shipped() and not Path(name).exists():
@@ -20,4 +20,7 @@ def resolve_model(name: str, seed: int = 0) -> str:
         if not folder.is_dir():
             raise UsageError(f"the organism '{name}' is not built yet; run `palestra organism build {name}`")
         return str(folder)
+    if "/" not in name and not Path(name).exists():
+        folders = [path.parent.name for path in Path().glob("*/config.json")]
+        raise unknown_name("model", name, [*shipped(), *folders])
     return check_model(name)

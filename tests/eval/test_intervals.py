@@ -43,7 +43,8 @@ def mostly_solved(rng: np.random.Generator, m: int) -> Floats:
 def test_clustered_standard_error_equals_the_vector() -> None:
     case = VECTORS["cluster_se"]
     x, member = np.array(case["diff"]), np.array(case["cluster"])
-    sums, sizes = np.bincount(member, x)[:, None], np.bincount(member).astype(float)
+    sums = np.bincount(member, x)[:, None]
+    sizes = np.bincount(member).astype(np.float64)
     mean, se = clustered_mean(np.ones((1, 4)), sums, sizes)
     assert mean.item() == pytest.approx(case["mean"], abs=1e-15)
     assert se.item() == pytest.approx(case["se_cluster"], abs=1e-12)

@@ -314,16 +314,15 @@ def test_kill_nine_loses_nothing_finished_and_repeats_nothing(tmp_path: Path) ->
     RunStore.create(path, MANIFEST).close()
     acknowledged: set[int] = set()
     for kill in range(3):
-        process = writer(path, total, size)
-        assert process.stdout is not None
-        assert process.stdout.readline() == f"open {len(read_samples(path))}\n"
-        for _ in range(10 + 7 * kill):
-            acknowledged.add(int(process.stdout.readline()))
-        time.sleep(0.003 * kill)
-        process.send_signal(signal.SIGKILL)
-        acknowledged |= {int(line) for line in process.stdout.read().split()}
-        process.stdout.close()
-        process.wait()
+        stored = len(read_samples(path))
+        with writer(path, total, size) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"open {stored}\n"
+            for _ in range(10 + 7 * kill):
+                acknowledged.add(int(process.stdout.readline()))
+            time.sleep(0.003 * kill)
+            process.send_signal(signal.SIGKILL)
+            acknowledged |= {int(line) for line in process.stdout.read().split()}
         assert acknowledged <= {sample.sample for sample in read_samples(path)}
         assert_every_sample_points_to_its_trajectory(path)
     with writer(path, total, size) as process:

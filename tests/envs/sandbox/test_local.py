@@ -12,6 +12,7 @@ import pytest
 from palestra.envs.errors import MissingPrerequisiteError
 from palestra.envs.sandbox import Sandbox, open_sandbox, seccomp
 from palestra.envs.sandbox.base import IsolationUnavailableError, SandboxError
+from palestra.envs.sandbox.layout import Launcher
 from palestra.envs.sandbox.local import Limits, LocalSandbox
 
 SLEEP = "import time; time.sleep(60)"
@@ -180,10 +181,11 @@ def test_a_sandbox_that_is_killed_is_our_failure_and_not_the_codes(
 def test_a_launcher_that_fails_later_is_our_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: LocalSandbox
 ) -> None:
-    monkeypatch.setattr(local, "_launcher", ["/bin/sh", "-c", "echo no space >&2; exit 0", "sh"])
+    broken = ["/bin/sh", "-c", "echo no space >&2; exit 0", "sh"]
+    monkeypatch.setattr(Launcher, "command", lambda self: broken)
     with pytest.raises(SandboxError, match="did not start: no space"):
         local.run("print(1)")
-    monkeypatch.setattr(local, "_launcher", ["/nonexistent/bwrap"])
+    broken[0] = "/nonexistent/bwrap"
     with pytest.raises(SandboxError, match="could not be started"):
         local.run("print(1)")
 

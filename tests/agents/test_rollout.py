@@ -1,0 +1,120 @@
+"""The rollout loop, with an engine that follows a script: no model."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from palestra.agents.codec import ChatCodec
+from palestra.agents.engine import Completion, SamplingParams
+from palestra.agents.rollout import Episode, replay, rollout
+from palestra.envs import format_tool_call, make
+from palestra.envs.core import TextEnv
+from palestra.envs.errors import PalestraError
+from palestra.rl.organisms.tokenizer import character_tokenizer
+
+CODEC = ChatCodec(character_tokenizer())
+
+
+class OracleEngine:
+    """Answers each prompt with the oracle's turn, found by the prompt's tokens."""
+
+    def __init__(self, env_id: str, variant: str, indices: Sequence[int], cut: int | None = None) -> None:
+        self.batches: list[int] = []
+        self.seeds: list[int] = []
+        self.cut = cut
+        self.turns: dict[tuple[int, ...], list[int]] = {}
+        env = make(env_id, variant)
+        for index in indices:
+            t = replay(env, CODEC, index, env.solve(env.task_at(index)).turns)
+            ids = t.prompt_ids + t.completion_ids
+            for turn in t.turns:
+                at = len(t.prompt_ids) + turn.start
+                self.turns[tuple(ids[:at])] = ids[at : len(t.prompt_ids) + turn.end]
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
+    ) -> list[Completion]:
+        self.batches.append(len(prompts))
+        self.seeds += seeds
+        turns = [self.turns[tuple(p)] for p in prompts]
+        if self.cut is not None:
+            return [Completion(t[: self.cut], [-0.5] * len(t[: self.cut]), "length") for t in turns]
+        return [Completion(t, [-0.5] * len(t), "eos") for t in turns]
+
+
+def run(env: str, variant: str, indices: list[int], **settings: int) -> tuple[dict[int, object], OracleEngine]:
+    engine = OracleEngine(env, variant, indices)
+    made: list[TextEnv] = []
+
+    def make_env() -> TextEnv:
+        made.append(make(env, variant))
+        return made[-1]
+
+    episodes = [Episode(i, i) for i in indices]
+    done = {e.index: t for e, t in rollout(make_env, episodes, engine, CODEC, SamplingParams(200), **settings)}
+    assert len(made) <= settings.get("concurrency", 256)
+    return done, engine
+
+
+@pytest.mark.parametrize(("env", "variant"), [("palestra/Dice-v0", "test"), ("palestra/StringCompose-v0", "test-tool")])
+def test_every_episode_ends_once_with_its_tokens_accounted_for(env: str, variant: str) -> None:
+    done, _ = run(env, variant, list(range(20)), concurrency=7)
+    assert sorted(done) == list(range(20))
+    for t in done.values():
+        assert t.outcome == 1.0
+        assert t.stop == "answer"
+        assert len(t.completion_ids) == len(t.mask) == len(t.logprobs)
+        assert len(t.turns) == sum(m["role"] == "assistant" for m in t.messages) > 1
+        spans = {i for turn in t.turns for i in range(turn.start, turn.end)}
+        assert spans == {i for i, m in enumerate(t.mask) if m}
+        assert {t.logprobs[i] for i in spans} == {-0.5}
+        assert all(t.logprobs[i] == 0.0 for i in range(len(t.mask)) if i not in spans)
+        rendered = CODEC.tokenizer.apply_chat_template(t.messages, return_dict=False)
+        assert t.prompt_ids + t.completion_ids == rendered
+
+
+def test_ended_episodes_are_replaced_at_once() -> None:
+    _, engine = run("palestra/StringCompose-v0", "test", list(range(20)), concurrency=8)
+    assert engine.batches == [8, 8, 4]
+    assert len(set(engine.seeds)) == 20
+
+
+def test_turns_of_an_episode_have_seeds_of_their_own() -> None:
+    _, engine = run("palestra/Dice-v0", "test", [0, 1])
+    assert len(set(engine.seeds)) == len(engine.seeds) == 4
+
+
+def test_an_episode_that_cannot_fit_ends_with_length() -> None:
+    engine = OracleEngine("palestra/Dice-v0", "test", [0])
+    ((_, first),) = rollout(
+        lambda: make("palestra/Dice-v0", "test"), [Episode(0, 0)], engine, CODEC, SamplingParams(50), max_length=60
+    )
+    assert (first.stop, first.outcome, first.turns) == ("length", 0.0, [])
+
+
+def test_a_cut_turn_is_malformed_and_the_episode_goes_on() -> None:
+    engine = OracleEngine("palestra/StringCompose-v0", "test-tool", [0], cut=3)
+    running = rollout(
+        lambda: make("palestra/StringCompose-v0", "test-tool"), [Episode(0, 0)], engine, CODEC, SamplingParams(3)
+    )
+    with pytest.raises(KeyError):  # the scripted engine knows no continuation; the loop did ask for one
+        list(running)
+    assert engine.batches == [1, 1]
+
+
+def test_broken_machinery_is_no_failure_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = OracleEngine("palestra/Dice-v0", "test", [0])
+
+    def broken(self: TextEnv, action: str) -> None:
+        raise PalestraError("the sandbox is gone")
+
+    monkeypatch.setattr(TextEnv, "step", broken)
+    ((_, t),) = rollout(lambda: make("palestra/Dice-v0", "test"), [Episode(0, 0)], engine, CODEC, SamplingParams(200))
+    assert (t.stop, t.error) == ("error", "the sandbox is gone")
+
+
+def test_calls_are_read_from_what_was_written() -> None:
+    env = make("palestra/Dice-v0")
+    t = replay(env, CODEC, 0, [format_tool_call("calculator", {"expression": "1+1"}), "<answer>2</answer>", "unused"])
+    assert [m["role"] for m in t.messages] == ["user", "assistant", "tool", "assistant"]
+    assert t.messages[2]["content"] == "2"
