@@ -4,6 +4,7 @@ import pytest
 import palestra
 from palestra.envs import Reward, Task, TaskId, TextEnv, format_tool_call, make
 from palestra.envs.core import MAX_CALLS, Demonstration
+from palestra.envs.errors import UsageError
 
 
 def call(**arguments: object) -> str:
@@ -134,7 +135,7 @@ def test_too_few_tasks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Broken, "env_id", "t/Broken-v0")
     monkeypatch.setattr(Broken, "variants", {"train": {}})
     monkeypatch.setattr("palestra.envs.core.split_cell", lambda *_: (0.0, 1.0))
-    with pytest.raises(RuntimeError, match="about 1 different tasks, not 5"):
+    with pytest.raises(UsageError, match="about 1 different tasks, not 5"):
         Broken().distinct_indices(5)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import palestra.envs
 from palestra.envs.core import Task
-from palestra.envs.tasks.counting import MIN_ANSWER, Counting, count, parse_count
+from palestra.envs.tasks.counting import MIN_ANSWER, Condition, Counting, count, parse_count
 from palestra.envs.toolcalls import parse_tool_calls
 
 VARIANTS = list(Counting.variants)
@@ -51,18 +51,19 @@ def test_answers_are_worth_counting_and_seldom_guessed(variant: str) -> None:
 
 
 def test_hand_counted_example() -> None:
-    env = Counting("train")
-    rng = random.Random(0)
-    task = env.sample(rng)
-    assert re.search(rf"\b{task.data['a']}\b.*\b{task.data['b']}\b", task.prompt)
-    assert len([n for n in range(1, 101) if n % 7 == 0 and str(n) == str(n)[::-1]]) == 2  # 7 and 77
+    seventh = Condition("n % 7 == 0", ("",), lambda s: s.n % 7 == 0, 1 / 7)
+    palindrome = Condition("str(n) == str(n)[::-1]", ("",), lambda s: s.palindrome, 1 / 100)
+    assert count(1, 200, (seventh, palindrome)) == 3  # 7, 77 and 161
+
+
+def test_prompt_states_the_range() -> None:
+    for task in tasks("train", 10):
+        assert re.search(rf"\b{task.data['a']}\b.*\b{task.data['b']}\b", task.prompt)
 
 
 def test_condition_that_excludes_nothing_is_refused() -> None:
-    from palestra.envs.tasks.counting import Condition
-
-    third = Condition("n % 3 == 0", ("",), lambda n: n % 3 == 0, 1 / 3)
-    sixth = Condition("n % 6 == 0", ("",), lambda n: n % 6 == 0, 1 / 6)
+    third = Condition("n % 3 == 0", ("",), lambda s: s.n % 3 == 0, 1 / 3)
+    sixth = Condition("n % 6 == 0", ("",), lambda s: s.n % 6 == 0, 1 / 6)
     assert count(1, 100, (third, sixth)) == 16
     assert count(1, 100, (sixth, third)) == 0
 
@@ -85,11 +86,23 @@ def test_wording_varies_and_does_not_enter_the_key() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1234", 1234), ("1,234", 1234), (" $1 234$ ", 1234), ("1_234.", 1234), ("+12", 12), ("12.0", 12), ("0", 0),
-        ("12.5", None), ("-3", None), ("twelve", None), ("", None), ("1,23", None), ("12 or 13", None),
-        ("9" * 40, None), ("１２", None),
+        ("1234", 1234),
+        ("1,234", 1234),
+        (" $1 234$ ", 1234),
+        ("1_234.", 1234),
+        ("+12", 12),
+        ("12.0", 12),
+        ("0", 0),
+        ("12.5", None),
+        ("-3", None),
+        ("twelve", None),
+        ("", None),
+        ("1,23", None),
+        ("12 or 13", None),
+        ("9" * 40, None),
+        ("\u0661\u0662", None),
     ],
-)  # fmt: skip
+)
 def test_counts_are_read_leniently(text: str, value: int | None) -> None:
     assert parse_count(text) == value
 

@@ -43,7 +43,7 @@ def mostly_solved(rng: np.random.Generator, m: int) -> Floats:
 def test_clustered_standard_error_equals_the_vector() -> None:
     case = VECTORS["cluster_se"]
     x, member = np.array(case["diff"]), np.array(case["cluster"])
-    sums = np.bincount(member, x)[:, None]
+    sums = np.bincount(member, x).astype(np.float64)[:, None]
     sizes = np.bincount(member).astype(np.float64)
     mean, se = clustered_mean(np.ones((1, 4)), sums, sizes)
     assert mean.item() == pytest.approx(case["mean"], abs=1e-15)

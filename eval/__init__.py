@@ -1,0 +1,1 @@
+"""Sampling runs, the sample store, statistics, comparisons and reports."""

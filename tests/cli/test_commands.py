@@ -1,0 +1,112 @@
+"""The command line as a user meets it: help is quick, mistakes get one sentence."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ENV = "palestra/StringCompose-v0"
+
+
+def palestra(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "palestra", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "palestra", "--help"], capture_output=True, text=True, check=True
+    )
+    user = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    loaded = {line.rsplit("|", 1)[1].strip() for line in result.stderr.splitlines() if "|" in line}
+    assert not loaded & {"torch", "transformers", "trl", "scipy", "numpy", "gymnasium", "datasets", "matplotlib"}
+    assert user < 0.5
+    assert "quickstart" in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["quickstart", "envs", "play", "organism", "sft", "train", "eval", "compare"])
+def test_every_verb_has_help(verb: str) -> None:
+    result = palestra(verb, "--help")
+    assert result.returncode == 0
+    assert "Usage" in result.stdout
+
+
+def test_importing_envs_loads_no_torch() -> None:
+    code = "import sys, palestra.envs; print([m for m in ('torch', 'transformers', 'trl') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("directory", ["/", "."])
+def test_the_readme_line_works_from_any_folder(directory: str) -> None:
+    code = "import gymnasium, palestra; e=gymnasium.make('palestra/Dice-v0'); print(e.reset(seed=0)[0])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=directory)
+    assert result.stdout.startswith("Roll ")
+
+
+MISTAKES = [
+    (["train", "--model", "string-atoms", "--env", "palestra/StringCompose", "--out", "x"], "did you mean 'palestra/StringCompose-v0'"),
+    (["train", "--model", "string-atoms", "--env", ENV, "--variant", "tranin", "--out", "x"], "did you mean 'train'"),
+    (["train", "--model", "string-atom", "--env", ENV, "--out", "x"], "did you mean 'string-atoms'"),
+    (["train", "--model", "string-atoms", "--env", ENV, "--out", "x"], "palestra organism build string-atoms"),
+    (["train", "--model", "./nowhere/model", "--env", ENV, "--out", "x"], "there is no model at"),
+    (["sft", "--model", "string-atoms", "--env", ENV, "--out", "x", "--lr", "-1"], "'lr' in the command line is wrong"),
+    (["train", "--env", ENV, "--out", "x"], "lacks the key 'model'"),
+    (["train", "--config", "missing.yaml"], "cannot read 'missing.yaml'"),
+    (["eval", "--model", "oracle", "--env", ENV, "--variant", "tset", "--out", "x"], "did you mean 'test'"),
+    (["eval", "--model", "oracle", "--env", ENV, "--out", "/proc/palestra"], "/proc/palestra"),
+    (["eval", "--model", "oracle", "--env", "palestra/Dice-v0", "--problems", "100000", "--out", "x"], "ask for fewer problems"),
+    (["organism", "build", "string-atoms", "--out", "/proc/palestra"], "cannot write to the folder '/proc/palestra'"),
+    (["organism", "build", "strings"], "did you mean 'string-atoms'"),
+    (["compare", "nowhere"], "nowhere"),
+    (["play", "palestra/Dice-v0", "--policy", "orakel"], "did you mean 'oracle'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "part"), MISTAKES)
+def test_a_mistake_gets_one_sentence_and_exit_code_2(
+    arguments: list[str], part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = palestra(*arguments, PALESTRA_HOME=str(tmp_path / "home"))
+    assert result.returncode == 2
+    assert part in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_misspelt_recipe_key_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(f"model: string-atoms\nenv: {ENV}\nout: x\ngroupsize: 4\n", encoding="utf-8")
+    result = palestra("train", "--config", tmp_path / "r.yaml")
+    assert result.returncode == 2
+    assert "unknown key 'groupsize'" in result.stderr
+    assert "did you mean 'group_size'" in result.stderr
+
+
+def test_an_unwritable_folder_is_said(tmp_path: Path, organism: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    for verb in ("train", "sft", "eval"):
+        result = palestra(verb, "--model", organism, "--env", ENV, "--out", tmp_path / "file" / "run")
+        assert result.returncode == 2, verb
+        assert "Traceback" not in result.stderr
+        assert str(tmp_path / "file" / "run") in result.stderr
+
+
+def test_envs_as_json() -> None:
+    rows = {row["id"]: row for row in json.loads(palestra("envs", "--json").stdout)}
+    assert "more-dice" in rows["palestra/Dice-v0"]["variants"]
+
+
+def test_the_oracle_can_be_evaluated_and_compared_with_a_guesser(tmp_path: Path) -> None:
+    for policy in ("random", "oracle"):
+        result = palestra("eval", "--model", policy, "--env", ENV, "--variant", "test", "--variant", "level-3",
+                          "-n", "8", "--problems", "30", "--out", tmp_path / policy)
+        assert result.returncode == 0, result.stderr
+    result = palestra("compare", tmp_path / "random", tmp_path / "oracle", "--html", tmp_path / "r.html", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["runs"]
+    assert (tmp_path / "r.html").read_text(encoding="utf-8").startswith("<!doctype html>")
