@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import gymnasium
 
 from palestra.envs.answers import extract_answer
-from palestra.envs.errors import unknown_name
+from palestra.envs.errors import UsageError, unknown_name
 from palestra.envs.spaces import Unicode
 from palestra.envs.toolcalls import ToolCall, format_tool_call, parse_tool_calls
 from palestra.envs.tools.base import Tool, ToolError
@@ -181,17 +181,21 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         """Return the first `count` indices whose tasks all differ in key.
 
         Raises:
-            RuntimeError: The variant seems to have fewer than `count` different tasks.
+            UsageError: The variant seems to have fewer than `count` different tasks: thousands of draws in a
+                row brought no new one.
         """
         found: dict[str, int] = {}
-        for index in range(20 * count + 1_000):
-            found.setdefault(self.task_at(index).key, index)
-            if len(found) == count:
-                return list(found.values())
-        raise RuntimeError(
-            f"{self.env_id}: variant '{self.variant}' has only about {len(found)} different tasks, "
-            f"not {count}; ask for fewer problems"
-        )
+        index = newest = 0
+        while len(found) < count:
+            if found.setdefault(self.task_at(index).key, index) == index:
+                newest = index
+            elif index - newest > 1_000 + 2 * len(found):
+                raise UsageError(
+                    f"{self.env_id}: variant '{self.variant}' has only about {len(found)} different tasks, "
+                    f"not {count}; ask for fewer problems"
+                )
+            index += 1
+        return list(found.values())
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

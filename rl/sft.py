@@ -53,6 +53,7 @@ def fine_tune(settings: SFTSettings, run: RunFolder) -> None:
     trainer.save_model(str(run.out))
     run.finish(
         episodes=settings.episodes,
+        resumed_from=int(checkpoint.name.split("-")[1]) if checkpoint else 0,
         seconds_since_resume=round(time.perf_counter() - start, 1),
         history=trainer.state.log_history,
     )

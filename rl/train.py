@@ -80,10 +80,12 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
     )
     trainer.remove_callback(PrinterCallback)
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=_text(run.last_checkpoint()))
+    checkpoint = run.last_checkpoint()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(run.out))
     run.finish(
         episodes=settings.steps * episodes,
+        resumed_from=int(checkpoint.name.split("-")[1]) if checkpoint else 0,
         seconds_since_resume=round(time.perf_counter() - start, 1),
         tokens_seen=int(trainer.state.num_input_tokens_seen),
         history=trainer.state.log_history,
@@ -127,7 +129,3 @@ def _progress(settings: TrainSettings) -> ProgressCallback:
         "entropy": "entropy",
     }
     return ProgressCallback(f"{settings.algo} {settings.env}", metrics)
-
-
-def _text(path: Any) -> str | None:
-    return None if path is None else str(path)

@@ -1,17 +1,21 @@
 """What code in the local sandbox sees of the file system, and how bubblewrap is started to show it.
 
-A root host process first stages the interpreter: its files may lie where an unprivileged user cannot reach
-(a home folder with mode 0700). An outer bubblewrap binds them, and only them, into a private mount namespace,
-the user is dropped for good, and the inner bubblewrap starts as every other user's would.
+A root host process gives up root before bubblewrap starts. An unprivileged user may not be able to reach the
+interpreter (a home folder with mode 0700), so its files, and only what bubblewrap needs besides, are first
+bound into a mount namespace of their own; every execution enters it, drops the user for good, and goes on as
+it would for any other user. bubblewrap stays a direct child of the host process: a dying parent may kill its
+child only if it has the right to, which an intermediate root process without capabilities has not.
 """
 
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from palestra.envs.sandbox.base import IsolationUnavailableError
+from palestra.envs.sandbox.base import IsolationUnavailableError, SandboxError
 from palestra.envs.sandbox.process import ENVIRONMENT
 
 UNPRIVILEGED_ID = 65534
@@ -20,39 +24,82 @@ PYTHON = "/opt/python/bin/python"
 SOURCE = "/tmp/main.py"
 _HOME = "/opt/python"
 _VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}{sys.abiflags}"
+_HOLD = "import os; os.write(1, b'%d\\n' % os.getpid()); os.read(0, 1)"
 
 _Mount = tuple[str, str]
 
 
-def launcher(bwrap: str, tmp_bytes: int) -> list[str]:
-    """Return the command line, up to the options of one execution, that shows the sandbox's file system.
+class Launcher:
+    """Knows the command line, up to the options of one execution, that shows the sandbox's file system."""
 
-    Args:
-        bwrap: Path of bubblewrap.
-        tmp_bytes: Size of /tmp.
+    def __init__(self, bwrap: str, tmp_bytes: int) -> None:
+        """Prepare, for root by staging the interpreter.
 
-    Raises:
-        IsolationUnavailableError: The host process is root and cannot drop that.
-    """
-    mounts = [*_system_mounts(), *_python_mounts()]
-    if os.geteuid() != 0:
-        return [bwrap, *_inner(mounts, tmp_bytes)]
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        raise IsolationUnavailableError(
-            "local",
-            "the host process is root and setpriv was not found",
-            "Install util-linux, or do not run as root",
-        )
-    drop = ["--reuid", str(UNPRIVILEGED_ID), "--regid", str(UNPRIVILEGED_ID), "--clear-groups"]
-    return [
-        *(bwrap, "--die-with-parent", *_parents(mounts)),
+        Args:
+            bwrap: Path of bubblewrap.
+            tmp_bytes: Size of /tmp.
+
+        Raises:
+            IsolationUnavailableError: The host process is root and cannot drop that.
+            SandboxError: bubblewrap failed at staging.
+        """
+        mounts = [*_system_mounts(), *_python_mounts()]
+        self._namespace: int | None = None
+        self._release: Callable[[], object] = _nothing
+        if os.geteuid() != 0:
+            self._command = [bwrap, *_inner(mounts, tmp_bytes)]
+            return
+        setpriv, self._nsenter = _tool("setpriv"), _tool("nsenter")
+        self._namespace = _stage(bwrap, [*mounts, (bwrap, "/opt/bwrap"), (setpriv, "/opt/setpriv")])
+        # The kernel drops the namespace with its last descriptor, so nothing outlives even a killed process.
+        self._release = weakref.finalize(self, os.close, self._namespace)
+        drop = ["--reuid", str(UNPRIVILEGED_ID), "--regid", str(UNPRIVILEGED_ID), "--clear-groups"]
+        self._command = [
+            *("/opt/setpriv", *drop, "--inh-caps=-all", "--bounding-set=-all", "/opt/bwrap"),
+            *_inner([(inside, inside) for _, inside in mounts], tmp_bytes),
+        ]
+
+    def command(self) -> list[str]:
+        """Return the command line; options and the command to run go behind it."""
+        if self._namespace is None:
+            return self._command
+        # By way of our own /proc, so that no descriptor of the namespace is inherited by what runs in it.
+        return [self._nsenter, f"--mount=/proc/{os.getpid()}/fd/{self._namespace}", "--", *self._command]
+
+    def close(self) -> None:
+        """Release what was staged; twice is fine."""
+        self._release()
+
+
+def _nothing() -> None:
+    """Another user than root has nothing to release."""
+
+
+def _tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        remedy = "Install util-linux, or do not run as root"
+        raise IsolationUnavailableError("local", f"the host process is root and {name} was not found", remedy)
+    return os.path.realpath(path)
+
+
+def _stage(bwrap: str, mounts: list[_Mount]) -> int:
+    """Make a mount namespace that shows `mounts`; returns a descriptor that keeps it alive."""
+    command = [
+        *(bwrap, "--die-with-parent", *_parents(mounts), *_read_only(mounts)),
         *("--perms", "1777", "--tmpfs", "/tmp", "--bind", "/proc", "/proc", "--dev-bind", "/dev", "/dev"),
-        *_read_only(mounts),
-        *_read_only([(bwrap, "/opt/bwrap"), (os.path.realpath(setpriv), "/opt/setpriv")]),
-        *("--", "/opt/setpriv", *drop, "--inh-caps=-all", "--bounding-set=-all", "/opt/bwrap"),
-        *_inner([(inside, inside) for _, inside in mounts], tmp_bytes),
+        *("--setenv", "LD_LIBRARY_PATH", f"{_HOME}/lib", "--", PYTHON, "-I", "-S", "-c", _HOLD),
     ]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}, cwd="/"
+    ) as holder:
+        assert holder.stdout
+        assert holder.stderr
+        pid = holder.stdout.readline()
+        if not pid:
+            reason = holder.stderr.read(2_000).decode("utf-8", "replace").strip()
+            raise SandboxError(f"the interpreter could not be staged: {reason}")
+        return os.open(f"/proc/{int(pid)}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _inner(mounts: Iterable[_Mount], tmp_bytes: int) -> list[str]:
@@ -88,7 +135,7 @@ def _parents(mounts: Iterable[_Mount]) -> list[str]:
 def _read_only(mounts: Iterable[_Mount]) -> list[str]:
     arguments = []
     for outside, inside in mounts:
-        if os.path.islink(inside) and outside == inside:
+        if outside == inside and os.path.islink(inside):
             arguments += ["--symlink", os.readlink(inside), inside]
         else:
             arguments += ["--ro-bind", outside, inside]

@@ -26,7 +26,7 @@ from palestra.envs.sandbox.base import (
     IsolationUnavailableError,
     SandboxError,
 )
-from palestra.envs.sandbox.layout import PYTHON, SOURCE, UNPRIVILEGED_ID, launcher
+from palestra.envs.sandbox.layout import PYTHON, SOURCE, UNPRIVILEGED_ID, Launcher
 from palestra.envs.sandbox.process import (
     MAX_SOURCE_BYTES,
     Descriptors,
@@ -110,8 +110,12 @@ class LocalSandbox:
         if bwrap is None:
             raise IsolationUnavailableError("local", "bubblewrap (bwrap) was not found", _INSTALL)
         self._filter = seccomp.build(fork=self.limits.fork)
-        self._launcher = launcher(os.path.realpath(bwrap), self.limits.tmp_mib * _MIB)
-        self._probe()
+        try:
+            self._launcher = Launcher(os.path.realpath(bwrap), self.limits.tmp_mib * _MIB)
+            self._probe()
+        except (SandboxError, OSError) as error:
+            remedy = _INSTALL if "Unknown option" in str(error) else _ENABLE
+            raise IsolationUnavailableError("local", str(error), remedy) from error
 
     def run(self, code: str, *, stdin: str = "", timeout: float = DEFAULT_TIMEOUT_S) -> ExecResult:
         """Run `code` in fresh namespaces; see `Sandbox.run`."""
@@ -131,8 +135,9 @@ class LocalSandbox:
             descriptors.close()
 
     def close(self) -> None:
-        """Refuse later runs; nothing is kept between runs."""
+        """Refuse later runs and release the staged interpreter."""
         self._closed = True
+        self._launcher.close()
 
     def __enter__(self) -> Self:
         return self
@@ -149,7 +154,7 @@ class LocalSandbox:
         rules = descriptors.sealed(self._filter)
         process = subprocess.Popen(
             [
-                *self._launcher,
+                *self._launcher.command(),
                 *("--json-status-fd", str(info), "--seccomp", str(rules)),
                 *("--file", str(code), SOURCE, "--", PYTHON),
                 *interpreter_arguments(SOURCE, ready, self.limits.for_run(timeout)),
@@ -174,14 +179,10 @@ class LocalSandbox:
             execution.end()
 
     def _probe(self) -> None:
-        try:
-            result = self.run(_PROBE)
-        except SandboxError as error:
-            remedy = _INSTALL if "Unknown option" in str(error) else _ENABLE
-            raise IsolationUnavailableError("local", str(error), remedy) from error
+        result = self.run(_PROBE)
         if result.stdout != _ISOLATED:
-            reason = f"its self-test ended with '{result.status}' and saw {result.stdout + result.stderr!r}"
-            raise IsolationUnavailableError("local", reason, _ENABLE)
+            seen = result.stdout + result.stderr
+            raise SandboxError(f"the self-test ended with '{result.status}' and saw {seen!r}")
 
 
 class _Execution:

@@ -8,8 +8,11 @@ let through), and every answer is at least `MIN_ANSWER`, so that guessing seldom
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, fields
+from functools import cache, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 from palestra.envs.core import Demonstration, ProcessTerm, Reward, Task, TextEnv
 from palestra.envs.registry import register
@@ -31,18 +34,27 @@ _PROMPTS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Numbers:
+    """Consecutive integers and what the conditions ask of them, one array entry per integer."""
+
+    n: NDArray[np.int32]
+    digit_sum: NDArray[np.int32]
+    digits: NDArray[np.int32]
+    """Bit k is set if the decimal digit k occurs."""
+    palindrome: NDArray[np.bool_]
+    distinct: NDArray[np.bool_]
+    """Whether no decimal digit occurs twice."""
+
+
+@dataclass(frozen=True, slots=True)
 class Condition:
     """A condition on an integer: as code, in words, and roughly how many integers fulfil it."""
 
     code: str
     """A Python expression in `n`; also the condition's canonical name."""
     wordings: tuple[str, ...]
-    holds: Callable[[int], bool] = field(compare=False)
+    holds: Callable[[Numbers], NDArray[np.bool_]] = field(compare=False)
     density: float
-
-
-def _digits(n: int) -> list[int]:
-    return [int(digit) for digit in str(n)]
 
 
 def _stride(rng: random.Random) -> Condition:
@@ -51,55 +63,56 @@ def _stride(rng: random.Random) -> Condition:
     words = (f"n leaves remainder {r} when divided by {d}", f"n is congruent to {r} modulo {d}")
     if r == 0:
         words = (f"n is divisible by {d}", f"n is a multiple of {d}")
-    return Condition(f"n % {d} == {r}", words, lambda n: n % d == r, 1 / d)
+    return Condition(f"n % {d} == {r}", words, lambda numbers: numbers.n % d == r, 1 / d)
 
 
 def _indivisible(rng: random.Random) -> Condition:
     d = rng.randint(2, 11)
     words = (f"n is not divisible by {d}", f"{d} does not divide n")
-    return Condition(f"n % {d} != 0", words, lambda n: n % d != 0, 1 - 1 / d)
+    return Condition(f"n % {d} != 0", words, lambda numbers: numbers.n % d != 0, 1 - 1 / d)
 
 
 def _digit_sum(rng: random.Random) -> Condition:
     s = rng.randint(9, 24)
     words = (f"the digits of n add up to {s}", f"the sum of the decimal digits of n is {s}")
-    return Condition(f"sum(map(int, str(n))) == {s}", words, lambda n: sum(_digits(n)) == s, 1 / 18)
+    return Condition(f"sum(map(int, str(n))) == {s}", words, lambda numbers: numbers.digit_sum == s, 1 / 18)
 
 
 def _digit_sum_stride(rng: random.Random) -> Condition:
     d = rng.randint(4, 8)
     words = (f"the sum of the decimal digits of n is divisible by {d}", f"{d} divides the digit sum of n")
-    return Condition(f"sum(map(int, str(n))) % {d} == 0", words, lambda n: sum(_digits(n)) % d == 0, 1 / d)
+    code = f"sum(map(int, str(n))) % {d} == 0"
+    return Condition(code, words, lambda numbers: numbers.digit_sum % d == 0, 1 / d)
 
 
 def _palindrome(rng: random.Random) -> Condition:
     words = ("n is a palindrome in base ten", "n reads the same backwards (in decimal)")
-    return Condition("str(n) == str(n)[::-1]", words, lambda n: str(n) == str(n)[::-1], 1 / 100)
+    return Condition("str(n) == str(n)[::-1]", words, lambda numbers: numbers.palindrome, 1 / 100)
 
 
 def _has_digit(rng: random.Random) -> Condition:
-    k = str(rng.randint(0, 9))
+    k = rng.randint(0, 9)
     words = (f"the digit {k} occurs in the decimal form of n", f"n contains the digit {k}")
-    return Condition(f"'{k}' in str(n)", words, lambda n: k in str(n), 0.4)
+    return Condition(f"'{k}' in str(n)", words, lambda numbers: numbers.digits >> k & 1 == 1, 0.4)
 
 
 def _lacks_digit(rng: random.Random) -> Condition:
-    k = str(rng.randint(0, 9))
+    k = rng.randint(0, 9)
     words = (f"the digit {k} does not occur in the decimal form of n", f"n has no digit {k}")
-    return Condition(f"'{k}' not in str(n)", words, lambda n: k not in str(n), 0.6)
+    return Condition(f"'{k}' not in str(n)", words, lambda numbers: numbers.digits >> k & 1 == 0, 0.6)
 
 
 def _distinct_digits(rng: random.Random) -> Condition:
     words = ("no two decimal digits of n are equal", "all digits of n are different from each other")
-    code = "len(set(str(n))) == len(str(n))"
-    return Condition(code, words, lambda n: len(set(str(n))) == len(str(n)), 0.3)
+    return Condition("len(set(str(n))) == len(str(n))", words, lambda numbers: numbers.distinct, 0.3)
 
 
 def _binary_ones(rng: random.Random) -> Condition:
     odd = rng.randint(0, 1)
     word = ("an even", "an odd")[odd]
     words = (f"the binary form of n has {word} number of ones", f"n has {word} number of 1 bits in base two")
-    return Condition(f"bin(n).count('1') % 2 == {odd}", words, lambda n: n.bit_count() % 2 == odd, 0.5)
+    code = f"bin(n).count('1') % 2 == {odd}"
+    return Condition(code, words, lambda numbers: np.bitwise_count(numbers.n) % 2 == odd, 0.5)
 
 
 _KINDS = (
@@ -120,7 +133,7 @@ _KINDS = (
         "train": {},
         "test": {},
         "more-conditions": {"conditions": (4, 5)},
-        "bigger-range": {"starts": (100_000, 900_000), "widths": (50_000, 100_000)},
+        "bigger-range": {"starts": (50_000, 200_000), "widths": (30_000, 60_000)},
     },
 )
 class Counting(TextEnv):
@@ -180,14 +193,33 @@ class Counting(TextEnv):
 
 @lru_cache(maxsize=10_000)  # every reset to the same task would count again
 def count(a: int, b: int, conditions: tuple[Condition, ...]) -> int:
-    """Count the integers in [a, b] that fulfil all conditions; 0 if one of them excludes nothing."""
-    left = list(range(a, b + 1))
+    """Count the integers in [a, b], 1 <= a, that fulfil all conditions; 0 if one of them excludes nothing."""
+    table = _table((b + 1).bit_length())
+    numbers = Numbers(*(getattr(table, column.name)[a : b + 1] for column in fields(Numbers)))
+    left, kept = b - a + 1, np.ones(b - a + 1, dtype=np.bool_)
     for condition in conditions:
-        kept = [n for n in left if condition.holds(n)]
-        if len(kept) == len(left):
+        kept &= condition.holds(numbers)
+        before, left = left, int(np.count_nonzero(kept))
+        if left == before:
             return 0
-        left = kept
-    return len(left)
+    return left
+
+
+@cache
+def _table(bits: int) -> Numbers:
+    """The integers below 2**bits."""
+    n = np.arange(2**bits, dtype=np.int32)
+    digit_sum, digits, length, reverse = (np.zeros_like(n) for _ in range(4))
+    rest = n
+    while rest.any():
+        rest, digit = np.divmod(rest, 10)
+        # Behind the first digit of a number, `rest` and `digit` are both zero and nothing may be added.
+        present = (rest > 0) | (digit > 0)
+        digit_sum += digit
+        digits |= np.where(present, 1 << digit, 0)
+        length += present
+        reverse = np.where(present, reverse * 10 + digit, reverse)
+    return Numbers(n, digit_sum, digits, reverse == n, np.bitwise_count(digits) == length)
 
 
 def parse_count(text: str) -> int | None:

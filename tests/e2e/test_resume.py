@@ -1,0 +1,116 @@
+"""SIGKILL anywhere loses nothing finished and repeats nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from palestra.eval.store import RunStore, read_samples
+
+pytestmark = pytest.mark.e2e
+
+ENV = "palestra/StringCompose-v0"
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "palestra", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def finish(*arguments: str | Path) -> str:
+    process = start(*arguments)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return out
+
+
+def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not reached():
+        assert process.poll() is None, f"it ended before it could be killed: {process.communicate()[1]}"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+TRAINING = {
+    "train": ["--variant", "train-atoms", "--steps", "24", "--prompts", "4", "--group-size", "4", "--max-tokens", "12"],
+    "sft": ["--variant", "train-atoms", "--episodes", "400", "--batch-size", "4"],
+}
+
+
+@pytest.mark.parametrize("verb", ["train", "sft"])
+def test_killed_training_resumes_from_its_last_checkpoint(verb: str, tmp_path: Path, organism: Path) -> None:
+    out = tmp_path / verb
+    command = [verb, "--model", organism, "--env", ENV, "--out", out, "--save-every", "5", *TRAINING[verb]]
+    kill_when(start(*command), lambda: any(out.glob("checkpoints/checkpoint-*/COMPLETE")))
+    assert not (out / "model.safetensors").exists()
+    saved = max(int(p.parent.name.split("-")[1]) for p in out.glob("checkpoints/checkpoint-*/COMPLETE"))
+    finish(*command)
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    steps = [row["step"] for row in manifest["history"] if "loss" in row]
+    assert manifest["status"] == "done"
+    assert steps == list(range(1, steps[-1] + 1))
+    assert manifest["resumed_from"] >= saved > 0
+    weights = (out / "model.safetensors").read_bytes()
+    assert finish(*command).startswith("trained")
+    assert (out / "model.safetensors").read_bytes() == weights
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, organism: Path) -> None:
+    """Same tasks, same samples, same weights, whether or not it was killed."""
+    weights = []
+    for name in ("killed", "whole"):
+        out = tmp_path / name
+        command = ["train", "--model", organism, "--env", ENV, "--out", out, "--save-every", "5", *TRAINING["train"]]
+        if name == "killed":
+            kill_when(start(*command), lambda out=out: any(out.glob("checkpoints/checkpoint-*/COMPLETE")))
+        finish(*command)
+        weights.append((out / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_killed_eval_loses_and_repeats_nothing(tmp_path: Path, organism: Path) -> None:
+    out = tmp_path / "run"
+    command = ["eval", "--model", organism, "--env", ENV, "--variant", "test", "--variant", "atoms", "-n", "32",
+               "--problems", "20", "--concurrency", "16", "--max-tokens", "24", "--out", out]
+    samples = out / "samples.jsonl"
+    kill_when(start(*command), lambda: samples.exists() and samples.stat().st_size > 20_000)
+    before = samples.read_bytes().rpartition(b"\n")[0].splitlines()
+    assert 0 < len(before) < 1_280
+    finish(*command)
+    after = samples.read_bytes().splitlines()
+    assert after[: len(before)] == before
+    records = read_samples(out)
+    assert len({r.id for r in records}) == len(records) == len(after) == 1_280
+    finish(*command)
+    assert samples.read_bytes().splitlines() == after
+
+    finish("eval", "--model", organism, "--env", ENV, "--variant", "test", "--variant", "atoms", "-n", "32",
+           "--problems", "20", "--concurrency", "200", "--max-tokens", "24", "--out", tmp_path / "whole")
+    whole = {r.id: (r.seed, r.key, r.outcome, r.tokens_out) for r in read_samples(tmp_path / "whole")}
+    assert {r.id: (r.seed, r.key, r.outcome, r.tokens_out) for r in records} == whole
+
+
+def test_eval_extends_a_run_and_refuses_other_settings(tmp_path: Path) -> None:
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "palestra", "eval", "--model", "random", "--env", ENV, "--out", str(tmp_path / "r")]
+        return subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+
+    assert run("-n", "4", "--problems", "10").returncode == 0
+    first = (tmp_path / "r" / "samples.jsonl").read_bytes()
+    assert run("-n", "8", "--problems", "12").returncode == 0
+    extended = (tmp_path / "r" / "samples.jsonl").read_bytes()
+    assert extended.startswith(first)
+    with RunStore.open(tmp_path / "r") as store:
+        assert len(store.done()) == 8 * 12
+    refused = run("-n", "8", "--problems", "12", "--seed", "1")
+    assert refused.returncode == 2
+    assert "seed" in refused.stderr
