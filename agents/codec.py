@@ -106,9 +106,7 @@ class ChatCodec:
         return int(self.tokenizer.eos_token_id)
 
     def _render(self, messages: list[dict[str, str]], *, generate: bool) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
-        )
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))

@@ -36,7 +36,7 @@ class RandomPolicy:
         assert env.task is not None
         guess = env.guess(env.task, self._rng)
         if guess is None:
-            return self._rng.choice(env.action_space.examples)  # type: ignore[attr-defined]
+            return self._rng.choice(env.example_actions())
         return f"<answer>{guess}</answer>"
 
 
@@ -72,10 +72,9 @@ class HumanPolicy:
 def play(env: TextEnv, policy: Policy, index: int) -> Trajectory:
     """Play one episode of `env` with a policy; the trajectory holds messages and rewards, no tokens."""
     observation, _ = env.reset(options={"index": index})
-    assert env.task_id is not None and env.task is not None
-    trajectory = Trajectory(
-        env.task_id, env.task.key, messages=[{"role": "user", "content": observation}]
-    )
+    assert env.task_id is not None
+    assert env.task is not None
+    trajectory = Trajectory(env.task_id, env.task.key, messages=[{"role": "user", "content": observation}])
     while not trajectory.stop:
         action = policy.act(env, observation)
         observation, _, terminated, truncated, info = env.step(action)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from palestra.agents.codec import ChatCodec
 from palestra.agents.engine import Completion, Engine, SamplingParams
@@ -76,7 +77,7 @@ def rollout(
                 completions = engine.generate([r.ids for r in running], params, seeds)
                 blocking = any(tool.blocking for tool in running[0].env.tools)
                 advance = threads.map if blocking else map
-                list(advance(lambda pair: _advance(*pair, codec), zip(running, completions, strict=True)))
+                list(advance(partial(_advance, codec), running, completions))
             ended += [r for r in running if r.trajectory.stop]
             running = [r for r in running if not r.trajectory.stop]
             for r in ended:
@@ -93,7 +94,7 @@ def replay(env: TextEnv, codec: ChatCodec, index: int, turns: Sequence[str]) -> 
     running = _begin(Episode(index, 0), env, codec)
     for turn in turns:
         ids = codec.encode_turn(turn)
-        _advance(running, Completion(ids, [0.0] * len(ids), "eos"), codec)
+        _advance(codec, running, Completion(ids, [0.0] * len(ids), "eos"))
         if running.trajectory.stop:
             break
     return running.trajectory
@@ -101,7 +102,8 @@ def replay(env: TextEnv, codec: ChatCodec, index: int, turns: Sequence[str]) -> 
 
 def _begin(episode: Episode, env: TextEnv, codec: ChatCodec) -> _Running:
     observation, _ = env.reset(options={"index": episode.index})
-    assert env.task_id is not None and env.task is not None
+    assert env.task_id is not None
+    assert env.task is not None
     prompt = codec.start(env.system_prompt(), observation)
     trajectory = Trajectory(
         task=env.task_id,
@@ -118,7 +120,7 @@ def _out_of_context(r: _Running, params: SamplingParams, max_length: int | None)
     return bool(r.trajectory.stop)
 
 
-def _advance(r: _Running, completion: Completion, codec: ChatCodec) -> None:
+def _advance(codec: ChatCodec, r: _Running, completion: Completion) -> None:
     t = r.trajectory
     start = len(t.completion_ids)
     _extend(r, completion.ids, 1, completion.logprobs)

@@ -53,9 +53,7 @@ class TransformersEngine:
         return [results[i] for i in range(len(prompts))]
 
     @torch.inference_mode()
-    def _batch(
-        self, prompts: list[Sequence[int]], params: SamplingParams, seeds: list[int]
-    ) -> list[Completion]:
+    def _batch(self, prompts: list[Sequence[int]], params: SamplingParams, seeds: list[int]) -> list[Completion]:
         streams = [random.Random(seed) for seed in seeds]
         ids, attention = self._pad(prompts)
         positions = (attention.cumsum(1) - 1).clamp(min=0)

@@ -31,9 +31,7 @@ def main(argv: list[str]) -> int:
     """Measure and print."""
     runs = int(argv[0]) if argv else 50
     rows: dict[str, Callable[[], object]] = {
-        "interpreter": lambda: subprocess.run(
-            [sys.executable, "-I", "-c", CODE], capture_output=True, check=True
-        )
+        "interpreter": lambda: subprocess.run([sys.executable, "-I", "-c", CODE], capture_output=True, check=True)
     }
     with open_sandbox("unsafe-process") as unsafe, open_sandbox("local") as local:
         rows["unsafe-process"] = lambda: unsafe.run(CODE)

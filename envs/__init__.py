@@ -4,13 +4,14 @@ import palestra.envs.tasks  # noqa: F401  (registers the built-in environments)
 from palestra.envs.core import Demonstration, ProcessTerm, Reward, Task, TaskId, TextEnv, Turn
 from palestra.envs.registry import EnvSpec, make, register, spec, specs
 from palestra.envs.toolcalls import ToolCall, format_tool_call
-from palestra.envs.tools import Calculator, Tool, ToolError
+from palestra.envs.tools import Calculator, PythonTool, Tool, ToolError
 
 __all__ = [
     "Calculator",
     "Demonstration",
     "EnvSpec",
     "ProcessTerm",
+    "PythonTool",
     "Reward",
     "Task",
     "TaskId",

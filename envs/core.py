@@ -111,7 +111,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     process_terms: ClassVar[Mapping[str, ProcessTerm]] = {}
     """Every process term that `grade` and `process` may pay."""
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
     env_id: ClassVar[str] = ""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -127,7 +127,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         self._toolbox = {tool.name: tool for tool in self.tools}
         self._cell = split_cell(self.variants, variant)
         self.observation_space = Unicode(MAX_TEXT)
-        self.action_space = Unicode(MAX_TEXT, examples=self._example_actions())
+        self.action_space = Unicode(MAX_TEXT, examples=self.example_actions())
         self.task_id: TaskId | None = None
         self.task: Task | None = None
         self.turns: list[Turn] = []
@@ -197,9 +197,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             index += 1
         return list(found.values())
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode.
 
         Args:
@@ -271,6 +269,11 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         parts.append("Give your final answer as <answer>...</answer>.")
         return "\n".join(p for p in parts if p)
 
+    def example_actions(self) -> tuple[str, ...]:
+        """Return a few turns of every kind: an answer, small talk, nothing, a call of each tool."""
+        calls = [format_tool_call(t.name, dict.fromkeys(t.parameters, "1")) for t in self.tools]
+        return ("<answer>1</answer>", "I do not know.", "", *calls)
+
     # Internals.
 
     def _play(self, action: str) -> Turn:
@@ -292,7 +295,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             names = ", ".join(self._toolbox) or "none"
             return f"Error: there is no tool '{call.name[:100]}'; tools: {names}."
         try:
-            return tool.call(call.arguments)[:MAX_TEXT // MAX_CALLS - 10]
+            return tool.call(call.arguments)[: MAX_TEXT // MAX_CALLS - 10]
         except ToolError as error:
             return f"Error: {error}"
 
@@ -313,10 +316,6 @@ class TextEnv(gymnasium.Env[str, str], ABC):
                 raise ValueError(f"{self.env_id}: process term '{name}' is not declared in process_terms")
             if not term.low <= value <= term.high:
                 raise ValueError(f"{self.env_id}: process term '{name}' is {value}, outside [{term.low}, {term.high}]")
-
-    def _example_actions(self) -> tuple[str, ...]:
-        calls = [format_tool_call(t.name, dict.fromkeys(t.parameters, "1")) for t in self.tools]
-        return ("<answer>1</answer>", "I do not know.", "", *calls)
 
 
 def split_cell(variants: Mapping[str, Any], variant: str) -> tuple[float, float]:

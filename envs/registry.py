@@ -64,7 +64,7 @@ def register(env_id: str, *, variants: Mapping[str, Mapping[str, Any]]) -> Calla
         _SPECS[env_id] = EnvSpec(env_id, cls, tuple(variants))
         if env_id in gymnasium.registry:
             del gymnasium.registry[env_id]
-        gymnasium.register(id=env_id, entry_point=cls)
+        gymnasium.register(id=env_id, entry_point=cls)  # type: ignore[arg-type]  # its protocol lacks `variant`
         return cls
 
     return decorate

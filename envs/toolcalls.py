@@ -43,7 +43,10 @@ def _parse_json_call(body: str) -> ToolCall:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        return ToolCall("", error='the text between <tool_call> and </tool_call> is not valid JSON like {"name": "...", "arguments": {...}}')
+        return ToolCall(
+            "",
+            error='a <tool_call> must hold valid JSON like {"name": "...", "arguments": {...}}; and this is not',
+        )
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return ToolCall("", error='a tool call must be a JSON object with a "name"')
     arguments = value.get("arguments", value.get("parameters", {}))

@@ -64,9 +64,7 @@ def compare_runs(
     n = min(run.samples_per_problem() for run in loaded)
     if n == 0:
         label = next(run.info.label for run in loaded if run.samples_per_problem() == 0)
-        raise UsageError(
-            f"{label} has problems without a first sample; resume it until every problem has one."
-        )
+        raise UsageError(f"{label} has problems without a first sample; resume it until every problem has one.")
     names = sorted(loaded[0].outcomes, key=lambda name: (name != "test", name))
     return Comparison(
         env=loaded[0].env,
@@ -152,14 +150,11 @@ def _check_comparable(runs: Sequence[_Run]) -> None:
     for run in runs[1:]:
         ours, theirs = base.info.label, run.info.label
         if run.env != base.env:
-            raise UsageError(
-                f"{ours} is a run of {base.env} and {theirs} of {run.env}; compare one environment."
-            )
+            raise UsageError(f"{ours} is a run of {base.env} and {theirs} of {run.env}; compare one environment.")
         settings = base.info.manifest["sampling"], run.info.manifest["sampling"]
         if found := first_difference(*settings, "sampling"):
             raise UsageError(
-                f"{found[0]} is {found[1]} in {ours} and {found[2]} in {theirs}; evaluate both with the same "
-                "settings."
+                f"{found[0]} is {found[1]} in {ours} and {found[2]} in {theirs}; evaluate both with the same settings."
             )
         if run.keys.keys() != base.keys.keys():
             odd = ", ".join(sorted(run.keys.keys() ^ base.keys.keys()))
@@ -171,17 +166,14 @@ def _check_comparable(runs: Sequence[_Run]) -> None:
             _check_problems(variant, (ours, keys), (theirs, run.keys[variant]))
 
 
-def _check_problems(
-    variant: str, first: tuple[str, dict[int, str]], second: tuple[str, dict[int, str]]
-) -> None:
+def _check_problems(variant: str, first: tuple[str, dict[int, str]], second: tuple[str, dict[int, str]]) -> None:
     if first[1] == second[1]:
         return
     odd = min(p for p in first[1].keys() | second[1].keys() if first[1].get(p) != second[1].get(p))
     for (label, keys), (other, _) in ((first, second), (second, first)):
         if odd not in keys:
             raise UsageError(
-                f"problem {odd} of {variant} is in {other} and not in {label}; evaluate both on the same "
-                "problems."
+                f"problem {odd} of {variant} is in {other} and not in {label}; evaluate both on the same problems."
             )
     raise UsageError(
         f"problem {odd} of {variant} is another task in {first[0]} (key {first[1][odd]}) than in {second[0]} "
@@ -239,7 +231,5 @@ def _notes(runs: Sequence[_Run], n: int) -> list[str]:
     for run in runs[1:]:
         versions = runs[0].info.manifest.get("versions"), run.info.manifest.get("versions")
         if found := first_difference(*versions, "versions"):
-            notes.append(
-                f"{found[0]} is {found[1]} in {runs[0].info.label} and {found[2]} in {run.info.label}."
-            )
+            notes.append(f"{found[0]} is {found[1]} in {runs[0].info.label} and {found[2]} in {run.info.label}.")
     return notes

@@ -46,7 +46,12 @@ def seeds_table(found: Sequence[SeedDifference]) -> Table:
     """Lay out differences over seeds for the terminal; a star marks intervals that exclude 0."""
     seeds = len(found[0].per_seed)
     table = Table(
-        "variant", "difference", "k", f"mean over {seeds} seeds [95% t interval]", "per seed", title="over training seeds"
+        "variant",
+        "difference",
+        "k",
+        f"mean over {seeds} seeds [95% t interval]",
+        "per seed",
+        title="over training seeds",
     )
     for row in found:
         star = " *" if row.interval.excludes(0.0) else ""

@@ -64,9 +64,7 @@ class SampleRecord:
 
     def __post_init__(self) -> None:
         if self.outcome not in (0.0, 1.0):
-            raise ValueError(
-                f"outcome must be 0.0 or 1.0, not {self.outcome}; put partial credit into process."
-            )
+            raise ValueError(f"outcome must be 0.0 or 1.0, not {self.outcome}; put partial credit into process.")
 
     @property
     def id(self) -> SampleId:
@@ -85,9 +83,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
     except OSError as error:
         reason = "there is no such folder" if not root.exists() else f"it has no readable {MANIFEST}"
-        raise UsageError(
-            f"{root} is not a run: {reason}; give a folder that `palestra eval` wrote."
-        ) from error
+        raise UsageError(f"{root} is not a run: {reason}; give a folder that `palestra eval` wrote.") from error
     except ValueError as error:
         raise UsageError(f"{root / MANIFEST} is not valid JSON; restore it from a copy.") from error
     if not isinstance(manifest, dict) or manifest.get("v") != SCHEMA:
@@ -115,9 +111,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
                 raise PalestraError(f"{file} line {number} {problem}.")
             key = sample_id(row)
             if key in rows and rows[key]["error"] is None:
-                raise PalestraError(
-                    f"{file} line {number} repeats {sample_name(key)}; delete one of the two lines."
-                )
+                raise PalestraError(f"{file} line {number} repeats {sample_name(key)}; delete one of the two lines.")
             rows[key] = row
     return list(rows.values())
 
@@ -140,9 +134,7 @@ def read_trajectory(path: str | Path, part: int, offset: int) -> dict[str, Any]:
             lines.seek(offset)
             trajectory: dict[str, Any] = json.loads(lines.readline())
     except (OSError, ValueError) as error:
-        raise PalestraError(
-            f"{file} has no trajectory at byte {offset}; restore the file from a copy."
-        ) from error
+        raise PalestraError(f"{file} has no trajectory at byte {offset}; restore the file from a copy.") from error
     return trajectory
 
 

@@ -35,12 +35,7 @@ def evaluate(settings: EvalSettings) -> RunStore:
     """
     spec(settings.env)
     problems = {v: make(settings.env, v).distinct_indices(settings.problems) for v in settings.variant}
-    wanted = {
-        (v, problem, sample)
-        for v in problems
-        for problem in problems[v]
-        for sample in range(settings.samples)
-    }
+    wanted = {(v, problem, sample) for v in problems for problem in problems[v] for sample in range(settings.samples)}
     fixed = {
         "env": settings.env,
         "model": _identity(settings.model),
@@ -48,14 +43,10 @@ def evaluate(settings: EvalSettings) -> RunStore:
         "sampling": settings.model_dump(include={"temperature", "top_p", "max_tokens"}),
     }
     with _open(settings.out, fixed) as store:
-        store.update_manifest(
-            problems=settings.problems, samples=settings.samples, palestra=version("palestra")
-        )
+        store.update_manifest(problems=settings.problems, samples=settings.samples, palestra=version("palestra"))
         done = store.done()
         todo = sorted(wanted - done)
-        with ProgressReport(
-            f"eval {settings.out.name}", "episodes", len(wanted), len(wanted & done)
-        ) as progress:
+        with ProgressReport(f"eval {settings.out.name}", "episodes", len(wanted), len(wanted & done)) as progress:
             solved, reasons = 0, Counter[str]()
             for count, (key, trajectory) in enumerate(_episodes(settings, todo), 1):
                 store.append(_record(settings, key, trajectory), trajectory.to_json())

@@ -12,16 +12,12 @@ class EvalSettings(BaseModel):
 
     model: str = Field(description="organism name, folder, or hub id; or the policies `oracle` and `random`")
     env: str = Field(description="environment id")
-    variant: tuple[str, ...] = Field(
-        ("test",), description="variant to evaluate; repeat the flag for several"
-    )
+    variant: tuple[str, ...] = Field(("test",), description="variant to evaluate; repeat the flag for several")
     samples: PositiveInt = Field(64, description="episodes per problem")
     problems: PositiveInt = Field(100, description="distinct problems per variant")
     out: Path = Field(description="folder of the run; an existing run is resumed")
     seed: NonNegativeInt = Field(0, description="seeds every sample, independent of order and of resuming")
-    temperature: NonNegativeFloat = Field(
-        1.0, description="sampling temperature; 1 measures the model itself"
-    )
+    temperature: NonNegativeFloat = Field(1.0, description="sampling temperature; 1 measures the model itself")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus mass; 1 measures the model itself")
     max_tokens: PositiveInt = Field(64, description="most tokens per turn")
     concurrency: PositiveInt = Field(512, description="episodes in flight")

@@ -68,9 +68,7 @@ class RunStore:
         self._trajectories: BinaryIO | None = None
 
     @classmethod
-    def create(
-        cls, path: str | Path, manifest: Mapping[str, Any], *, part_bytes: int = PART_BYTES
-    ) -> "RunStore":
+    def create(cls, path: str | Path, manifest: Mapping[str, Any], *, part_bytes: int = PART_BYTES) -> "RunStore":
         """Start a new run.
 
         Args:
@@ -271,9 +269,7 @@ class RunStore:
         self._part = max(sizes, default=0)
         rows = read_rows(self.path)
         if any(row["part"] not in sizes for row in rows):
-            raise PalestraError(
-                f"{self.path} has lost files of {TRAJECTORIES}/; restore them, or start a new run."
-            )
+            raise PalestraError(f"{self.path} has lost files of {TRAJECTORIES}/; restore them, or start a new run.")
         if any(row["offset"] >= sizes[row["part"]] for row in rows):
             # A power cut kept these lines and lost the trajectories they point to: draw them again.
             _cut_unbacked_lines(samples, sizes)

@@ -63,8 +63,7 @@ def _footnotes(comparison: Comparison) -> list[str]:
     lines = [comparison.estimand]
     if comparison.variants[0].differences:
         lines.append(
-            "* the interval of this difference at this k excludes 0; ** so does its simultaneous band over "
-            "all k."
+            "* the interval of this difference at this k excludes 0; ** so does its simultaneous band over all k."
         )
     lines.append(TRAINING_NOTE)
     if comparison.solid_k == 0:

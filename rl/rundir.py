@@ -65,9 +65,7 @@ class RunFolder:
     def _check_same(self, existing: dict[str, Any]) -> None:
         old, new = existing.get("config", {}), self.manifest["config"]
         if existing.get("command") != self.manifest["command"]:
-            raise UsageError(
-                f"'{self.out}' holds a run of `palestra {existing.get('command')}`; choose another --out"
-            )
+            raise UsageError(f"'{self.out}' holds a run of `palestra {existing.get('command')}`; choose another --out")
         for key in new:
             if old.get(key) != new[key]:
                 raise UsageError(
@@ -76,12 +74,10 @@ class RunFolder:
                 )
 
 
-class MarkComplete(TrainerCallback):  # type: ignore[misc]
+class MarkComplete(TrainerCallback):
     """Marks each checkpoint once it is whole, so that a kill in the middle of saving cannot be resumed from."""
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the mark."""
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         if folder.is_dir():

@@ -59,7 +59,8 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=episodes // micro,
         num_generations=settings.group_size,
-        max_completion_length=loaded.max_length or settings.max_tokens * make(settings.env, settings.variant).max_turns,
+        max_completion_length=loaded.max_length
+        or settings.max_tokens * make(settings.env, settings.variant).max_turns,
         learning_rate=settings.lr,
         lr_scheduler_type="constant",
         beta=settings.beta,

@@ -13,7 +13,7 @@ from palestra.rl.credit import group_advantages, turn_advantages
 from palestra.rl.sampler import GroupSampler
 
 
-class AgentGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class AgentGRPOTrainer(GRPOTrainer):
     """GRPO on multi-turn trajectories.
 
     Args:
@@ -23,13 +23,12 @@ class AgentGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         **kwargs: As `trl.GRPOTrainer`, without reward functions.
     """
 
-    def __init__(
-        self, *, sampler: GroupSampler, outcome_weight: float, process_weight: float, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, sampler: GroupSampler, outcome_weight: float, process_weight: float, **kwargs: Any) -> None:
         self.sampler = sampler
         self.outcome_weight = outcome_weight
         self.process_weight = process_weight
-        super().__init__(reward_funcs=[outcome, process], rollout_func=self._episodes, **kwargs)
+        rewards: list[Any] = [outcome, process]
+        super().__init__(reward_funcs=rewards, rollout_func=self._episodes, **kwargs)
 
     def _episodes(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         columns = self.sampler(prompts, trainer)

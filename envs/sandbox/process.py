@@ -149,9 +149,7 @@ class Stream:
 class Watch:
     """Follows one execution from outside until its process has ended, and has it killed where it must be."""
 
-    def __init__(
-        self, pidfd: int, streams: Mapping[str, Stream], *, timeout: float, kill: Callable[[], None]
-    ) -> None:
+    def __init__(self, pidfd: int, streams: Mapping[str, Stream], *, timeout: float, kill: Callable[[], None]) -> None:
         """Prepare to watch.
 
         Args:

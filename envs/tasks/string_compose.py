@@ -82,7 +82,9 @@ class StringCompose(TextEnv):
         "of its own, then the resulting string as your answer."
     )
     process_terms = {
-        "steps": ProcessTerm(0.0, 1.0, "nothing known: each step must be the right one, in order; the answer may be wrong"),
+        "steps": ProcessTerm(
+            0.0, 1.0, "nothing known: each step must be the right one, in order; the answer may be wrong"
+        ),
     }
 
     level: int = 2

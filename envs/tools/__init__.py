@@ -2,5 +2,6 @@
 
 from palestra.envs.tools.base import Tool, ToolError
 from palestra.envs.tools.calculator import Calculator
+from palestra.envs.tools.python import PythonTool
 
-__all__ = ["Calculator", "Tool", "ToolError"]
+__all__ = ["Calculator", "PythonTool", "Tool", "ToolError"]

@@ -21,9 +21,7 @@ class PythonTool(Tool):
     """
 
     name = "python"
-    description = (
-        "Runs a Python program (standard library only) and shows what it prints; calls share no state."
-    )
+    description = "Runs a Python program (standard library only) and shows what it prints; calls share no state."
     parameters = {"code": {"type": "string", "description": "a program that prints its result"}}
     blocking = True
 

@@ -74,9 +74,7 @@ def headline(comparison: Comparison) -> str:
     where = f"On new {variant.name} problems of {comparison.env}"
     if len(comparison.runs) == 1:
         run = variant.runs[0]
-        return (
-            f"{where}, {run.label} solves {_text(run, 1)} % in one try and {_text(run, k)} % in {_tries(k)}."
-        )
+        return f"{where}, {run.label} solves {_text(run, 1)} % in one try and {_text(run, k)} % in {_tries(k)}."
     first, last = variant.runs[0], variant.runs[-1]
     difference = variant.differences[len(comparison.runs) - 2]
     sentence = (

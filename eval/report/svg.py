@@ -102,18 +102,14 @@ def _axes(
     parts = []
     if 1 <= chart.solid_k < chart.n:
         edge = x(chart.solid_k)
-        parts.append(
-            f'<rect class="thin" x="{edge:.1f}" y="{_TOP}" width="{right - edge:.1f}" height="{_HEIGHT}"/>'
-        )
+        parts.append(f'<rect class="thin" x="{edge:.1f}" y="{_TOP}" width="{right - edge:.1f}" height="{_HEIGHT}"/>')
         parts.append(f'<text class="note" x="{right - 4}" y="{base - 6}" text-anchor="end">k &gt; n/2</text>')
     steps = 4 if chart.signed else 5
     for step in range(steps + 1):
         value = bottom + (top - bottom) * step / steps
         sign = "+" if chart.signed and value > 1e-9 else ""
         line = "zero" if chart.signed and abs(value) < 1e-9 else "grid"
-        parts.append(
-            f'<line class="{line}" x1="{_LEFT}" x2="{right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-        )
+        parts.append(f'<line class="{line}" x1="{_LEFT}" x2="{right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
         parts.append(
             f'<text class="tick" x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">'
             f"{sign}{100 * value:.4g}</text>"
@@ -134,9 +130,7 @@ def _axes(
     return parts
 
 
-def _series(
-    series: Series, chart: Chart, x: Callable[[float], float], y: Callable[[float], float]
-) -> list[str]:
+def _series(series: Series, chart: Chart, x: Callable[[float], float], y: Callable[[float], float]) -> list[str]:
     ks = drawn_ks(chart.n)
     at = {k: series.curve.band_at(k) for k in ks}
     upper = [f"{x(k):.1f},{y(at[k].high):.1f}" for k in ks]

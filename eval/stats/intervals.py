@@ -58,9 +58,7 @@ class CurveIntervals:
 
     def band(self, column: int) -> Interval:
         """Return the simultaneous band at one point."""
-        return Interval(
-            float(self.estimate[column]), float(self.band_low[column]), float(self.band_high[column])
-        )
+        return Interval(float(self.estimate[column]), float(self.band_low[column]), float(self.band_high[column]))
 
 
 class ProblemBootstrap:
@@ -201,18 +199,14 @@ def clustered_mean(weights: FloatArray, sums: FloatArray, sizes: FloatArray) -> 
     count = (weights @ sizes)[:, None]
     mean = (weights @ sums) / count
     squares = (
-        weights @ sums**2
-        - 2 * mean * (weights @ (sums * sizes[:, None]))
-        + mean**2 * (weights @ sizes**2)[:, None]
+        weights @ sums**2 - 2 * mean * (weights @ (sums * sizes[:, None])) + mean**2 * (weights @ sizes**2)[:, None]
     )
     factor = units / (units - 1) if units > 1 else 1.0
     # max: a sum of squares, which may round to just under 0.
     return mean, np.sqrt(factor * np.maximum(squares, 0.0)) / count
 
 
-def _membership(
-    problems: int, clusters: Sequence[object] | npt.NDArray[np.generic] | None
-) -> npt.NDArray[np.int64]:
+def _membership(problems: int, clusters: Sequence[object] | npt.NDArray[np.generic] | None) -> npt.NDArray[np.int64]:
     if clusters is None:
         return np.arange(problems)
     labels = np.asarray(clusters)
@@ -283,9 +277,7 @@ def bootstrap_difference(
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"a paired difference needs the same problems twice, not {a.shape} and {b.shape}.")
-    return bootstrap_mean(
-        a - b, bounds=(-1.0, 1.0), clusters=clusters, resamples=resamples, alpha=alpha, seed=seed
-    )
+    return bootstrap_mean(a - b, bounds=(-1.0, 1.0), clusters=clusters, resamples=resamples, alpha=alpha, seed=seed)
 
 
 def t_interval_over_seeds(per_seed_values: Sequence[float], *, alpha: float = 0.05) -> Interval:

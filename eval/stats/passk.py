@@ -41,9 +41,7 @@ def _checked(n: object, c: object, k: int) -> tuple[IntArray, IntArray, int]:
     if attempts < 1:
         raise ValueError(f"k must be at least 1, not {attempts}.")
     if samples.size and attempts > samples.min():
-        raise ValueError(
-            f"pass@{attempts} needs at least {attempts} samples of every problem, not {samples.min()}."
-        )
+        raise ValueError(f"pass@{attempts} needs at least {attempts} samples of every problem, not {samples.min()}.")
     return samples, successes, attempts
 
 

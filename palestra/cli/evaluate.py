@@ -9,7 +9,7 @@ HELP = """Sample episodes of a model and keep every one of them.
 
 Running the same command again resumes; a larger `-n` or `--problems` extends the run.
 
-Example: `palestra eval --model runs/rl --env palestra/StringCompose-v0 --variant test --variant level-3 --out runs/rl-eval`
+Example: `palestra eval --model runs/rl --env palestra/StringCompose-v0 --variant level-3 --out runs/rl-eval`
 """
 
 

@@ -44,6 +44,7 @@ def _report(error: Exception) -> int:
         return error.exit_code
     reason = " ".join(str(error).split())[:500]
     typer.echo(
-        f"palestra: unexpected {type(error).__name__}: {reason} (set PALESTRA_TRACEBACK=1 for the traceback)", err=True
+        f"palestra: unexpected {type(error).__name__}: {reason} (set PALESTRA_TRACEBACK=1 for the traceback)",
+        err=True,
     )
     return 1

@@ -40,7 +40,8 @@ def settings_command(
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
                 annotation=Annotated[
-                    Path | None, typer.Option(help="YAML file with these settings as keys; flags win over it.")
+                    Path | None,
+                    typer.Option(help="YAML file with these settings as keys; flags win over it."),
                 ],
             ),
         ]
@@ -55,7 +56,10 @@ def _parameter(key: str, field: FieldInfo) -> inspect.Parameter:
     text = f"{field.description}{_choices(field.annotation)}{default}"
     option = typer.Option(*flags, help=text[0].upper() + text[1:], show_default=False)
     return inspect.Parameter(
-        key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[_flag_type(field.annotation), option]
+        key,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[_flag_type(field.annotation), option],
     )
 
 

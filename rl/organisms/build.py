@@ -20,6 +20,8 @@ from palestra.rl.progress import ProgressCallback
 from palestra.rl.rundir import versions
 
 MANIFEST = "organism.json"
+
+
 def build(recipe: OrganismRecipe, seed: int, out: Path) -> None:
     """Train the organism and save it, with its tokenizer and a manifest, as an ordinary checkpoint in `out`.
 
@@ -49,6 +51,7 @@ def build(recipe: OrganismRecipe, seed: int, out: Path) -> None:
         dataloader_pin_memory=torch.cuda.is_available(),
         seed=seed,
         remove_unused_columns=False,
+        dataloader_num_workers=1,
     )
     trainer = Trainer(
         model=model,
@@ -75,7 +78,7 @@ def build(recipe: OrganismRecipe, seed: int, out: Path) -> None:
     }
     write_json(part / MANIFEST, manifest)
     part.rename(out)
-    shutil.rmtree(arguments.output_dir, ignore_errors=True)
+    shutil.rmtree(str(arguments.output_dir), ignore_errors=True)
 
 
 class MixtureDataset(Dataset[dict[str, list[int]]]):

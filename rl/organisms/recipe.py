@@ -9,9 +9,8 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from palestra.envs.errors import unknown_name
 from palestra.envs.config import load_yaml
-
+from palestra.envs.errors import unknown_name
 
 FORMAT = 1
 """Raise when building changes, so that cached organisms are not taken for new ones."""

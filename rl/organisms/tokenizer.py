@@ -22,7 +22,7 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([AddedToken(t, special=True) for t in (PAD, UNKNOWN, END, *ROLES)])
     backend.add_tokens([AddedToken(t, special=False, normalized=False) for t in MARKUP])
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend, pad_token=PAD, unk_token=UNKNOWN, eos_token=END, padding_side="left"
     )
     template = files("palestra.rl.organisms").joinpath("chat_template.jinja").read_text(encoding="utf-8")

@@ -53,7 +53,9 @@ def test_greedy_ignores_seeds_and_agrees_with_generate(loaded: LoadedModel) -> N
     prompt = codec.start("", "A(abc) = ?")
     (done,) = engine.generate([prompt], SamplingParams(max_tokens=12, temperature=0), [1])
     reference = loaded.model.generate(
-        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=12,
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=12,
         do_sample=False,
     )
     assert done.ids == reference[0, len(prompt) :].tolist()

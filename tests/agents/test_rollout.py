@@ -56,7 +56,9 @@ def run(env: str, variant: str, indices: list[int], **settings: int) -> tuple[di
     return done, engine
 
 
-@pytest.mark.parametrize(("env", "variant"), [("palestra/Dice-v0", "test"), ("palestra/StringCompose-v0", "test-tool")])
+@pytest.mark.parametrize(
+    ("env", "variant"), [("palestra/Dice-v0", "test"), ("palestra/StringCompose-v0", "test-tool")]
+)
 def test_every_episode_ends_once_with_its_tokens_accounted_for(env: str, variant: str) -> None:
     done, _ = run(env, variant, list(range(20)), concurrency=7)
     assert sorted(done) == list(range(20))
@@ -87,7 +89,12 @@ def test_turns_of_an_episode_have_seeds_of_their_own() -> None:
 def test_an_episode_that_cannot_fit_ends_with_length() -> None:
     engine = OracleEngine("palestra/Dice-v0", "test", [0])
     ((_, first),) = rollout(
-        lambda: make("palestra/Dice-v0", "test"), [Episode(0, 0)], engine, CODEC, SamplingParams(50), max_length=60
+        lambda: make("palestra/Dice-v0", "test"),
+        [Episode(0, 0)],
+        engine,
+        CODEC,
+        SamplingParams(50),
+        max_length=60,
     )
     assert (first.stop, first.outcome, first.turns) == ("length", 0.0, [])
 
@@ -95,7 +102,11 @@ def test_an_episode_that_cannot_fit_ends_with_length() -> None:
 def test_a_cut_turn_is_malformed_and_the_episode_goes_on() -> None:
     engine = OracleEngine("palestra/StringCompose-v0", "test-tool", [0], cut=3)
     running = rollout(
-        lambda: make("palestra/StringCompose-v0", "test-tool"), [Episode(0, 0)], engine, CODEC, SamplingParams(3)
+        lambda: make("palestra/StringCompose-v0", "test-tool"),
+        [Episode(0, 0)],
+        engine,
+        CODEC,
+        SamplingParams(3),
     )
     with pytest.raises(KeyError):  # the scripted engine knows no continuation; the loop did ask for one
         list(running)

@@ -20,11 +20,23 @@ def palestra(*arguments: str | Path, **environment: str) -> subprocess.Completed
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     result = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "palestra", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-X", "importtime", "-m", "palestra", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     user = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
     loaded = {line.rsplit("|", 1)[1].strip() for line in result.stderr.splitlines() if "|" in line}
-    assert not loaded & {"torch", "transformers", "trl", "scipy", "numpy", "gymnasium", "datasets", "matplotlib"}
+    assert not loaded & {
+        "torch",
+        "transformers",
+        "trl",
+        "scipy",
+        "numpy",
+        "gymnasium",
+        "datasets",
+        "matplotlib",
+    }
     assert user < 0.5
     assert "quickstart" in result.stdout
 
@@ -49,18 +61,36 @@ def test_the_readme_line_works_from_any_folder(directory: str) -> None:
 
 
 MISTAKES = [
-    (["train", "--model", "string-atoms", "--env", "palestra/StringCompose", "--out", "x"], "did you mean 'palestra/StringCompose-v0'"),
-    (["train", "--model", "string-atoms", "--env", ENV, "--variant", "tranin", "--out", "x"], "did you mean 'train'"),
+    (
+        ["train", "--model", "string-atoms", "--env", "palestra/StringCompose", "--out", "x"],
+        "did you mean 'palestra/StringCompose-v0'",
+    ),
+    (
+        ["train", "--model", "string-atoms", "--env", ENV, "--variant", "tranin", "--out", "x"],
+        "did you mean 'train'",
+    ),
     (["train", "--model", "string-atom", "--env", ENV, "--out", "x"], "did you mean 'string-atoms'"),
-    (["train", "--model", "string-atoms", "--env", ENV, "--out", "x"], "palestra organism build string-atoms"),
+    (
+        ["train", "--model", "string-atoms", "--env", ENV, "--out", "x"],
+        "palestra organism build string-atoms",
+    ),
     (["train", "--model", "./nowhere/model", "--env", ENV, "--out", "x"], "there is no model at"),
-    (["sft", "--model", "string-atoms", "--env", ENV, "--out", "x", "--lr", "-1"], "'lr' in the command line is wrong"),
+    (
+        ["sft", "--model", "string-atoms", "--env", ENV, "--out", "x", "--lr", "-1"],
+        "'lr' in the command line is wrong",
+    ),
     (["train", "--env", ENV, "--out", "x"], "lacks the key 'model'"),
     (["train", "--config", "missing.yaml"], "cannot read 'missing.yaml'"),
     (["eval", "--model", "oracle", "--env", ENV, "--variant", "tset", "--out", "x"], "did you mean 'test'"),
     (["eval", "--model", "oracle", "--env", ENV, "--out", "/proc/palestra"], "/proc/palestra"),
-    (["eval", "--model", "oracle", "--env", "palestra/Dice-v0", "--problems", "100000", "--out", "x"], "ask for fewer problems"),
-    (["organism", "build", "string-atoms", "--out", "/proc/palestra"], "cannot write to the folder '/proc/palestra'"),
+    (
+        ["eval", "--model", "oracle", "--env", "palestra/Dice-v0", "--problems", "100000", "--out", "x"],
+        "ask for fewer problems",
+    ),
+    (
+        ["organism", "build", "string-atoms", "--out", "/proc/palestra"],
+        "cannot write to the folder '/proc/palestra'",
+    ),
     (["organism", "build", "strings"], "did you mean 'string-atoms'"),
     (["compare", "nowhere"], "nowhere"),
     (["play", "palestra/Dice-v0", "--policy", "orakel"], "did you mean 'oracle'"),
@@ -103,8 +133,23 @@ def test_envs_as_json() -> None:
 
 def test_the_oracle_can_be_evaluated_and_compared_with_a_guesser(tmp_path: Path) -> None:
     for policy in ("random", "oracle"):
-        result = palestra("eval", "--model", policy, "--env", ENV, "--variant", "test", "--variant", "level-3",
-                          "-n", "8", "--problems", "30", "--out", tmp_path / policy)
+        result = palestra(
+            "eval",
+            "--model",
+            policy,
+            "--env",
+            ENV,
+            "--variant",
+            "test",
+            "--variant",
+            "level-3",
+            "-n",
+            "8",
+            "--problems",
+            "30",
+            "--out",
+            tmp_path / policy,
+        )
         assert result.returncode == 0, result.stderr
     result = palestra("compare", tmp_path / "random", tmp_path / "oracle", "--html", tmp_path / "r.html", "--json")
     assert result.returncode == 0, result.stderr

@@ -64,14 +64,48 @@ def test_an_installed_package_is_listed_and_trains(tmp_path: Path, organism: Pat
 
     listed = {row["id"]: row for row in json.loads(palestra("envs", "--json"))}
     assert listed["acme/Echo-v0"] == {
-        "id": "acme/Echo-v0", "summary": "Repeat a string.", "variants": ["train", "test", "long"],
+        "id": "acme/Echo-v0",
+        "summary": "Repeat a string.",
+        "variants": ["train", "test", "long"],
     }
     out = tmp_path / "run"
-    palestra("train", "--model", organism, "--env", "acme/Echo-v0", "--reward", "both", "--steps", "2", "--prompts", "2",
-             "--group-size", "4", "--max-tokens", "10", "--out", out)
+    palestra(
+        "train",
+        "--model",
+        organism,
+        "--env",
+        "acme/Echo-v0",
+        "--reward",
+        "both",
+        "--steps",
+        "2",
+        "--prompts",
+        "2",
+        "--group-size",
+        "4",
+        "--max-tokens",
+        "10",
+        "--out",
+        out,
+    )
     assert json.loads((out / "manifest.json").read_text(encoding="utf-8"))["status"] == "done"
-    palestra("eval", "--model", out, "--env", "acme/Echo-v0", "--variant", "long", "-n", "2", "--problems", "5",
-             "--max-tokens", "10", "--out", tmp_path / "eval")
+    palestra(
+        "eval",
+        "--model",
+        out,
+        "--env",
+        "acme/Echo-v0",
+        "--variant",
+        "long",
+        "-n",
+        "2",
+        "--problems",
+        "5",
+        "--max-tokens",
+        "10",
+        "--out",
+        tmp_path / "eval",
+    )
 
 
 def test_a_broken_plugin_does_not_take_the_others_down(tmp_path: Path) -> None:
@@ -80,7 +114,10 @@ def test_a_broken_plugin_does_not_take_the_others_down(tmp_path: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n", encoding="utf-8")
     (info / "entry_points.txt").write_text("[palestra.envs]\nx = no_such_module\n", encoding="utf-8")
     result = subprocess.run(
-        [sys.executable, "-m", "palestra", "envs", "--json"], capture_output=True, text=True, check=True,
+        [sys.executable, "-m", "palestra", "envs", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
     assert "palestra/Dice-v0" in result.stdout

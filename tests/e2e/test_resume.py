@@ -41,7 +41,18 @@ def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> No
 
 
 TRAINING = {
-    "train": ["--variant", "train-atoms", "--steps", "24", "--prompts", "4", "--group-size", "4", "--max-tokens", "12"],
+    "train": [
+        "--variant",
+        "train-atoms",
+        "--steps",
+        "24",
+        "--prompts",
+        "4",
+        "--group-size",
+        "4",
+        "--max-tokens",
+        "12",
+    ],
     "sft": ["--variant", "train-atoms", "--episodes", "400", "--batch-size", "4"],
 }
 
@@ -69,7 +80,18 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, orga
     weights = []
     for name in ("killed", "whole"):
         out = tmp_path / name
-        command = ["train", "--model", organism, "--env", ENV, "--out", out, "--save-every", "5", *TRAINING["train"]]
+        command = [
+            "train",
+            "--model",
+            organism,
+            "--env",
+            ENV,
+            "--out",
+            out,
+            "--save-every",
+            "5",
+            *TRAINING["train"],
+        ]
         if name == "killed":
             kill_when(start(*command), lambda out=out: any(out.glob("checkpoints/checkpoint-*/COMPLETE")))
         finish(*command)
@@ -79,8 +101,27 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, orga
 
 def test_killed_eval_loses_and_repeats_nothing(tmp_path: Path, organism: Path) -> None:
     out = tmp_path / "run"
-    command = ["eval", "--model", organism, "--env", ENV, "--variant", "test", "--variant", "atoms", "-n", "32",
-               "--problems", "20", "--concurrency", "16", "--max-tokens", "24", "--out", out]
+    command = [
+        "eval",
+        "--model",
+        organism,
+        "--env",
+        ENV,
+        "--variant",
+        "test",
+        "--variant",
+        "atoms",
+        "-n",
+        "32",
+        "--problems",
+        "20",
+        "--concurrency",
+        "16",
+        "--max-tokens",
+        "24",
+        "--out",
+        out,
+    ]
     samples = out / "samples.jsonl"
     kill_when(start(*command), lambda: samples.exists() and samples.stat().st_size > 20_000)
     before = samples.read_bytes().rpartition(b"\n")[0].splitlines()
@@ -93,15 +134,45 @@ def test_killed_eval_loses_and_repeats_nothing(tmp_path: Path, organism: Path) -
     finish(*command)
     assert samples.read_bytes().splitlines() == after
 
-    finish("eval", "--model", organism, "--env", ENV, "--variant", "test", "--variant", "atoms", "-n", "32",
-           "--problems", "20", "--concurrency", "200", "--max-tokens", "24", "--out", tmp_path / "whole")
+    finish(
+        "eval",
+        "--model",
+        organism,
+        "--env",
+        ENV,
+        "--variant",
+        "test",
+        "--variant",
+        "atoms",
+        "-n",
+        "32",
+        "--problems",
+        "20",
+        "--concurrency",
+        "200",
+        "--max-tokens",
+        "24",
+        "--out",
+        tmp_path / "whole",
+    )
     whole = {r.id: (r.seed, r.key, r.outcome, r.tokens_out) for r in read_samples(tmp_path / "whole")}
     assert {r.id: (r.seed, r.key, r.outcome, r.tokens_out) for r in records} == whole
 
 
 def test_eval_extends_a_run_and_refuses_other_settings(tmp_path: Path) -> None:
     def run(*more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "palestra", "eval", "--model", "random", "--env", ENV, "--out", str(tmp_path / "r")]
+        command = [
+            sys.executable,
+            "-m",
+            "palestra",
+            "eval",
+            "--model",
+            "random",
+            "--env",
+            ENV,
+            "--out",
+            str(tmp_path / "r"),
+        ]
         return subprocess.run([*command, *more], capture_output=True, text=True, check=False)
 
     assert run("-n", "4", "--problems", "10").returncode == 0

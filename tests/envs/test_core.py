@@ -45,7 +45,7 @@ def test_a_tool_turn_is_answered_as_a_tool() -> None:
         (call(expression="1", more="2"), "no argument 'more'"),
         (call(expression=5), "must be of type string"),
         (format_tool_call("abacus", {}), "there is no tool 'abacus'; tools: calculator"),
-        ("<tool_call>{broken</tool_call>", "not valid JSON"),
+        ("<tool_call>{broken</tool_call>", "must hold valid JSON"),
         ("<tool_call>[1]</tool_call>", 'must be a JSON object with a "name"'),
     ],
 )
@@ -76,8 +76,15 @@ def test_neither_call_nor_answer_costs_turns_until_truncation() -> None:
         assert (reward, terminated, truncated) == (0.0, False, turn == env.max_turns)
 
 
-@pytest.mark.parametrize("wrap", ["<answer>{}</answer>", "so \\boxed{{{}}}.", '{{"answer": "{}"}}',
-                                  '<tool_call>{{"name": "submit", "arguments": {{"answer": "{}"}}}}</tool_call>'])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        "<answer>{}</answer>",
+        "so \\boxed{{{}}}.",
+        '{{"answer": "{}"}}',
+        '<tool_call>{{"name": "submit", "arguments": {{"answer": "{}"}}}}</tool_call>',
+    ],
+)
 def test_every_answer_format_counts(wrap: str) -> None:
     env = make("palestra/StringCompose-v0")
     env.reset(seed=5)
@@ -119,9 +126,7 @@ class Broken(TextEnv):
     ("reward", "part"),
     [(Reward(0.5), "outcome must be 0.0 or 1.0"), (Reward(1.0, {"x": 1.0}), "'x' is not declared")],
 )
-def test_an_author_cannot_pay_undeclared_rewards(
-    monkeypatch: pytest.MonkeyPatch, reward: Reward, part: str
-) -> None:
+def test_an_author_cannot_pay_undeclared_rewards(monkeypatch: pytest.MonkeyPatch, reward: Reward, part: str) -> None:
     monkeypatch.setattr(Broken, "env_id", "t/Broken-v0")
     monkeypatch.setattr(Broken, "variants", {"train": {"reward": reward}})
     monkeypatch.setattr("palestra.envs.core.split_cell", lambda *_: (0.0, 1.0))

@@ -119,9 +119,7 @@ def test_grading_is_strict_and_close_is_only_a_process_term() -> None:
 
 
 @every_variant
-def test_oracle_writes_a_program_that_prints_the_answer(
-    variant: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_oracle_writes_a_program_that_prints_the_answer(variant: str, capsys: pytest.CaptureFixture[str]) -> None:
     env = Counting(variant)
     for task in tasks(variant, 3):
         call, answer = env.solve(task).turns

@@ -22,9 +22,21 @@ def test_known_value() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("5/12", Fraction(5, 12)), (" 10 / 24 ", Fraction(5, 12)), (r"\frac{5}{12}", Fraction(5, 12)),
-     ("0.25", Fraction(1, 4)), ("1", Fraction(1)), ("$1/2$", Fraction(1, 2)), ("1/0", None), ("", None),
-     ("5/12/2", None), ("about 1/2", None), ("1" * 50 + "/2", None), ("nan", None), ("1e5", None)],
+    [
+        ("5/12", Fraction(5, 12)),
+        (" 10 / 24 ", Fraction(5, 12)),
+        (r"\frac{5}{12}", Fraction(5, 12)),
+        ("0.25", Fraction(1, 4)),
+        ("1", Fraction(1)),
+        ("$1/2$", Fraction(1, 2)),
+        ("1/0", None),
+        ("", None),
+        ("5/12/2", None),
+        ("about 1/2", None),
+        ("1" * 50 + "/2", None),
+        ("nan", None),
+        ("1e5", None),
+    ],
 )
 def test_answers_are_read_as_values(text: str, value: Fraction | None) -> None:
     assert parse_fraction(text) == value

@@ -13,6 +13,7 @@ from palestra.envs.core import TextEnv, split_cell
 
 ALL = [(spec.id, variant) for spec in specs() if spec.id.startswith("palestra/") for variant in spec.variants]
 IN_PROCESS = [(env, v) for env, v in ALL if not any(tool.blocking for tool in make(env, v).tools)]
+SANDBOXED = [pytest.param(*pair, marks=pytest.mark.sandbox) for pair in ALL if pair not in IN_PROCESS]
 
 
 def play_oracle(env: TextEnv, index: int) -> float:
@@ -25,7 +26,7 @@ def play_oracle(env: TextEnv, index: int) -> float:
     return reward
 
 
-@pytest.mark.parametrize(("env_id", "variant"), ALL)
+@pytest.mark.parametrize(("env_id", "variant"), [*IN_PROCESS, *SANDBOXED])
 def test_gymnasium_accepts_it(env_id: str, variant: str) -> None:
     check_env(make(env_id, variant), skip_render_check=True)
 
@@ -84,10 +85,20 @@ def test_guessing_hardly_ever_solves(env_id: str, variant: str) -> None:
 @pytest.mark.parametrize(("env_id", "variant"), IN_PROCESS)
 def test_hostile_turns_are_answered_and_never_solve(env_id: str, variant: str) -> None:
     env = make(env_id, variant)
-    nasty = ["", "<answer></answer>", "\x00\ud800", "<tool_call>" * 50, '<tool_call>{"name": "x"}</tool_call>',
-             '<tool_call>{"name": 3}</tool_call>', "{" * 3_000, "\\boxed{" * 500, "9" * 100_000,
-             '<tool_call>{"name": "submit", "arguments": {"answer": []}}</tool_call>', "<answer>nan</answer>",
-             '<tool_call>{"name": "calculator", "arguments": {"expression": "9^9^9^9"}}</tool_call>']
+    nasty = [
+        "",
+        "<answer></answer>",
+        "\x00\ud800",
+        "<tool_call>" * 50,
+        '<tool_call>{"name": "x"}</tool_call>',
+        '<tool_call>{"name": 3}</tool_call>',
+        "{" * 3_000,
+        "\\boxed{" * 500,
+        "9" * 100_000,
+        '<tool_call>{"name": "submit", "arguments": {"answer": []}}</tool_call>',
+        "<answer>nan</answer>",
+        '<tool_call>{"name": "calculator", "arguments": {"expression": "9^9^9^9"}}</tool_call>',
+    ]
     for text in nasty:
         env.reset(options={"index": 1})
         over = False

@@ -3,15 +3,33 @@ import itertools
 import pytest
 
 from palestra.envs import format_tool_call, make
-from palestra.envs.tasks.string_functions import ALPHABET, FUNCTIONS, HELD_OUT_FUNCTIONS, TRAIN_FUNCTIONS, apply_function
+from palestra.envs.tasks.string_functions import (
+    ALPHABET,
+    FUNCTIONS,
+    HELD_OUT_FUNCTIONS,
+    TRAIN_FUNCTIONS,
+    apply_function,
+)
 
 VARIANTS = make("palestra/StringCompose-v0").variants
 
 
 @pytest.mark.parametrize(
     ("name", "result"),
-    [("A", "dcba"), ("B", "bcda"), ("C", "abc"), ("D", "bcde"), ("E", "abcda"), ("F", "bacd"), ("G", "abcd"),
-     ("H", "dbca"), ("I", "bcd"), ("J", "dabcd"), ("K", "habc"), ("L", "dcba")],
+    [
+        ("A", "dcba"),
+        ("B", "bcda"),
+        ("C", "abc"),
+        ("D", "bcde"),
+        ("E", "abcda"),
+        ("F", "bacd"),
+        ("G", "abcd"),
+        ("H", "dbca"),
+        ("I", "bcd"),
+        ("J", "dabcd"),
+        ("K", "habc"),
+        ("L", "dcba"),
+    ],
 )
 def test_functions_by_hand(name: str, result: str) -> None:
     assert apply_function(name, "abcd") == result
@@ -70,8 +88,15 @@ def test_tool_steps_pay_once_and_in_order() -> None:
     assert paid == [0.0, 0.5, 0.0]
 
 
-@pytest.mark.parametrize("arguments", [{"function": "Z", "string": "ab"}, {"function": "A", "string": ""},
-                                       {"function": "A", "string": "xyz"}, {"function": "A", "string": "a" * 17}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"function": "Z", "string": "ab"},
+        {"function": "A", "string": ""},
+        {"function": "A", "string": "xyz"},
+        {"function": "A", "string": "a" * 17},
+    ],
+)
 def test_apply_refuses_what_it_cannot_do(arguments: dict[str, str]) -> None:
     env = make("palestra/StringCompose-v0", "test-tool")
     env.reset(seed=0)

@@ -33,9 +33,7 @@ def make_run(tmp_path: Path) -> MakeRun:
                 for problem, count in enumerate(counts):
                     solved = set(rng.permutation(n)[:count].tolist())
                     for sample in range(n):
-                        line = record(
-                            variant, problem, sample, outcome=float(sample in solved), **(fields or {})
-                        )
+                        line = record(variant, problem, sample, outcome=float(sample in solved), **(fields or {}))
                         store.append(line, trajectory(line))
             if finish:
                 store.finish()

@@ -105,9 +105,7 @@ def test_swapping_the_sides_negates_the_difference(x: Floats, seed: int) -> None
 def test_estimate_does_not_depend_on_the_order_of_problems(x: Floats, random: Any) -> None:
     order = list(range(len(x)))
     random.shuffle(order)
-    assert bootstrap_mean(x[order], resamples=8).estimate == pytest.approx(
-        bootstrap_mean(x, resamples=8).estimate
-    )
+    assert bootstrap_mean(x[order], resamples=8).estimate == pytest.approx(bootstrap_mean(x, resamples=8).estimate)
 
 
 def test_interval_hardly_depends_on_the_order_of_problems() -> None:
@@ -256,7 +254,5 @@ def test_band_covers_the_whole_curve_at_m_50(difference: bool) -> None:
 @pytest.mark.parametrize("difference", [False, True])
 @pytest.mark.parametrize("m", [20, 50, 150])
 @pytest.mark.parametrize("world", [skewed, sparse, mostly_solved])
-def test_band_covers_in_skewed_sparse_and_mostly_solved_worlds(
-    world: World, m: int, difference: bool
-) -> None:
+def test_band_covers_in_skewed_sparse_and_mostly_solved_worlds(world: World, m: int, difference: bool) -> None:
     assert joint_coverage(world, m, 1000, difference=difference) >= 0.91

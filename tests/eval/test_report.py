@@ -61,8 +61,7 @@ class Page(HTMLParser):
 def runs(make_run: MakeRun) -> list[str | Path]:
     """A base and an RL run of two variants."""
     return [
-        make_run(label, {"test": counts, "harder": counts[::-1]})
-        for label, counts in (("base", BASE), ("rl", RL))
+        make_run(label, {"test": counts, "harder": counts[::-1]}) for label, counts in (("base", BASE), ("rl", RL))
     ]
 
 

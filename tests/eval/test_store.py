@@ -201,9 +201,7 @@ def test_a_number_that_is_not_finite_is_refused_before_anything_is_written(run: 
     assert [path.read_bytes() for path in sorted(run.rglob("*.jsonl"))] == before
 
 
-@pytest.mark.parametrize(
-    "text", ["\u2028 and \x00", "lone \ud800 surrogate", 'quotes " and \\ and \n', "日本"]
-)
+@pytest.mark.parametrize("text", ["\u2028 and \x00", "lone \ud800 surrogate", 'quotes " and \\ and \n', "日本"])
 def test_any_text_of_a_model_survives(tmp_path: Path, text: str) -> None:
     with RunStore.create(tmp_path / "run", MANIFEST) as store:
         line = store.append(record(), {"task": text, "messages": []})

@@ -14,7 +14,9 @@ from palestra.rl.organisms.tokenizer import character_tokenizer
 CODEC = ChatCodec(character_tokenizer())
 
 
-def test_building_is_deterministic_by_seed(tmp_path: Path, organism: Path, build_tiny: Callable[[Path, int], Path]) -> None:
+def test_building_is_deterministic_by_seed(
+    tmp_path: Path, organism: Path, build_tiny: Callable[[Path, int], Path]
+) -> None:
     again, other = build_tiny(tmp_path / "again", 0), build_tiny(tmp_path / "other", 1)
     weights = [(folder / "model.safetensors").read_bytes() for folder in (organism, again, other)]
     assert weights[0] == weights[1] != weights[2]
@@ -61,8 +63,12 @@ def test_rows_are_padded_to_the_right() -> None:
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("missing", "there is no model at|unknown model folder"), ("empty", "holds no model"), ("file.txt", "is a file"),
-     ("broken", "cannot be read")],
+    [
+        ("missing", "there is no model at|unknown model folder"),
+        ("empty", "holds no model"),
+        ("file.txt", "is a file"),
+        ("broken", "cannot be read"),
+    ],
 )
 def test_bad_model_paths_get_one_sentence(tmp_path: Path, name: str, part: str) -> None:
     (tmp_path / "empty").mkdir()

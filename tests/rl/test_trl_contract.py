@@ -17,8 +17,14 @@ from palestra.rl.train import train
 from palestra.rl.trl_trainer import AgentGRPOTrainer
 
 SETTINGS: dict[str, Any] = {
-    "env": "palestra/StringCompose-v0", "variant": "train-atoms", "steps": 1, "prompts": 4, "group_size": 4,
-    "micro_batch": 8, "max_tokens": 16, "track": "none",
+    "env": "palestra/StringCompose-v0",
+    "variant": "train-atoms",
+    "steps": 1,
+    "prompts": 4,
+    "group_size": 4,
+    "micro_batch": 8,
+    "max_tokens": 16,
+    "track": "none",
 }
 
 
@@ -47,9 +53,7 @@ def captured_batch(monkeypatch: pytest.MonkeyPatch, organism: Path, out: Path, *
     return seen
 
 
-def test_outcome_advantages_equal_trls_own(
-    monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
-) -> None:
+def test_outcome_advantages_equal_trls_own(monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path) -> None:
     seen = captured_batch(monkeypatch, organism, tmp_path / "run")
     ours, theirs = seen["ours"], seen["trl"]
     mask = ours["completion_mask"] * ours["tool_mask"]
@@ -60,9 +64,7 @@ def test_outcome_advantages_equal_trls_own(
     assert torch.allclose(ours["advantages"] * mask, expected, atol=1e-5)
 
 
-def test_rows_carry_what_the_rollout_brought(
-    monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
-) -> None:
+def test_rows_carry_what_the_rollout_brought(monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path) -> None:
     rows = captured_batch(monkeypatch, organism, tmp_path / "run")["rows"]
     assert {"outcome", "process", "turns"} <= rows[0].keys(), "TRL no longer hands extra fields to the rows"
     prompts = [row["prompt"] for row in rows]
@@ -70,8 +72,12 @@ def test_rows_carry_what_the_rollout_brought(
 
 
 def test_a_failed_tool_carries_no_loss() -> None:
-    fine = Trajectory(TaskId("e/E-v0", "train", 0), "k", [1], [2, 3], [1, 1], [0.0, 0.0], [TurnSpan(0, 2)], stop="answer")
-    broken = Trajectory(TaskId("e/E-v0", "train", 0), "k", [1], [2, 3], [1, 1], [0.0, 0.0], [TurnSpan(0, 2)], stop="error")
+    fine = Trajectory(
+        TaskId("e/E-v0", "train", 0), "k", [1], [2, 3], [1, 1], [0.0, 0.0], [TurnSpan(0, 2)], stop="answer"
+    )
+    broken = Trajectory(
+        TaskId("e/E-v0", "train", 0), "k", [1], [2, 3], [1, 1], [0.0, 0.0], [TurnSpan(0, 2)], stop="error"
+    )
     never = Trajectory(TaskId("e/E-v0", "train", 0), "k", [1], stop="length")
     columns = _as_columns([fine, broken, never])
     assert columns["env_mask"] == [[1, 1], [0, 0], [0]]
@@ -92,4 +98,6 @@ def test_dynamic_sampling_replaces_flat_groups(
     monkeypatch.setattr(StringCompose, "grade", lambda self, task, answer: Reward(0.0))
     settings = TrainSettings(model=str(organism), out=tmp_path / "run", **{**SETTINGS, "algo": "dapo"})
     train(settings, RunFolder(tmp_path / "run", "train", settings))
-    assert rounds == [4] * MAX_ROUNDS, "where nothing is solved all groups are flat, in every round of a bounded number"
+    assert rounds == [4] * MAX_ROUNDS, (
+        "where nothing is solved all groups are flat, in every round of a bounded number"
+    )

@@ -48,9 +48,7 @@ def test_missing_bubblewrap_names_the_package_and_the_unsafe_backend(monkeypatch
     assert "'unsafe-process' by name" in str(caught.value)
 
 
-def test_namespaces_switched_off_say_how_to_switch_them_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_namespaces_switched_off_say_how_to_switch_them_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(tmp_path, monkeypatch, "echo 'bwrap: No permissions to create new namespace' >&2; exit 1")
     with pytest.raises(IsolationUnavailableError, match="create new namespace.*user namespaces"):
         LocalSandbox()
@@ -62,9 +60,7 @@ def test_old_bubblewrap_is_told_from_a_forbidden_one(tmp_path: Path, monkeypatch
         LocalSandbox()
 
 
-def test_a_bubblewrap_that_does_nothing_is_not_believed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bubblewrap_that_does_nothing_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(tmp_path, monkeypatch, "exit 0")
     with pytest.raises(IsolationUnavailableError):
         LocalSandbox()
@@ -191,9 +187,7 @@ def test_a_launcher_that_fails_later_is_our_failure(
 
 
 @needs_sandbox
-def test_interrupting_the_host_ends_the_execution(
-    local: LocalSandbox, sandboxed: Callable[[], set[int]]
-) -> None:
+def test_interrupting_the_host_ends_the_execution(local: LocalSandbox, sandboxed: Callable[[], set[int]]) -> None:
     before = sandboxed()
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:

@@ -126,9 +126,7 @@ def test_some_options_are_refused(machine: str) -> None:
 
 @both
 def test_socket_buffers_keep_their_size(machine: str) -> None:
-    refused = {
-        option for option in range(64) if verdict(machine, "setsockopt", 3, 1, option) == seccomp.REFUSE
-    }
+    refused = {option for option in range(64) if verdict(machine, "setsockopt", 3, 1, option) == seccomp.REFUSE}
     assert refused == {7, 8}
     assert verdict(machine, "setsockopt", 3, 6, 7) == seccomp.ALLOW
 
