@@ -36,7 +36,7 @@ class SFTSettings(RunSettings):
     episodes: PositiveInt = Field(10_000, description="demonstrations to train on, each of a task of its own")
     epochs: PositiveInt = Field(1, description="passes over them")
     batch_size: PositiveInt = Field(64, description="demonstrations per optimiser step")
-    lr: PositiveFloat = Field(5e-4, description="AdamW learning rate, linear decay")
+    lr: PositiveFloat = Field(1e-4, description="AdamW learning rate, linear decay")
 
 
 class TrainSettings(RunSettings):
@@ -48,7 +48,7 @@ class TrainSettings(RunSettings):
     steps: PositiveInt = Field(100, description="optimiser steps, one sampled batch each")
     prompts: PositiveInt = Field(16, description="tasks per step")
     group_size: int = Field(8, ge=2, description="episodes per task")
-    lr: PositiveFloat = Field(3e-4, description="AdamW learning rate, constant")
+    lr: PositiveFloat = Field(1e-4, description="AdamW learning rate, constant")
     beta: NonNegativeFloat = Field(0.0, description="KL penalty to the starting model")
     temperature: PositiveFloat = Field(1.0, description="sampling temperature")
     max_tokens: PositiveInt = Field(64, description="most tokens per turn")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 ENV = "palestra/StringCompose-v0"
 ORGANISM = "string-atoms"
-VARIANTS = ("test", "mixed", "held-out")
+VARIANTS = ("test", "mixed", "level-3", "held-out")
 
 
 class Size(NamedTuple):
@@ -23,7 +23,7 @@ class Size(NamedTuple):
     samples: int
 
 
-FULL = Size(steps=100, problems=200, samples=64)
+FULL = Size(steps=100, problems=120, samples=64)
 QUICK = Size(steps=4, problems=20, samples=8)
 
 
@@ -64,7 +64,7 @@ def _one_seed(out: Path, seed: int, size: Size) -> "Comparison":
 
     _say(f"1/4 the base: organism {ORGANISM}, seed {seed}")
     base = build_cached(ORGANISM, seed)
-    rl = TrainSettings(model=str(base), env=ENV, out=out / "rl", seed=seed, steps=size.steps, prompts=32, lr=1e-4)
+    rl = TrainSettings(model=str(base), env=ENV, out=out / "rl", seed=seed, steps=size.steps, prompts=32)
     episodes = rl.steps * rl.prompts * rl.group_size
     _say(f"2/4 SFT on {episodes} demonstrations")
     sft(SFTSettings(model=str(base), env=ENV, out=out / "sft", seed=seed, episodes=episodes, save_every=200))
