@@ -20,18 +20,24 @@ def add_to(app: typer.Typer) -> None:
 
 def evaluate(settings: EvalSettings) -> None:
     """Run the evaluation and print the share of solved episodes."""
+    run_eval(settings)
+    from palestra.eval.records import read_samples
+
+    samples = read_samples(settings.out)
+    for variant in settings.variant:
+        outcomes = [s.outcome for s in samples if s.variant == variant]
+        typer.echo(f"{variant}: pass@1 {sum(outcomes) / len(outcomes):.3f} over {len(outcomes)} episodes")
+    typer.echo(f"next: palestra compare BASE_RUN {settings.out}")
+
+
+def run_eval(settings: EvalSettings) -> None:
+    """Run the evaluation, or resume it."""
     from palestra.cli.models import resolve_model
     from palestra.envs import make
     from palestra.eval import run
-    from palestra.eval.records import read_samples
 
     for variant in settings.variant:
         make(settings.env, variant)
     if settings.model not in run.POLICIES:
         settings = settings.model_copy(update={"model": resolve_model(settings.model)})
     run.evaluate(settings)
-    samples = read_samples(settings.out)
-    for variant in settings.variant:
-        outcomes = [s.outcome for s in samples if s.variant == variant]
-        typer.echo(f"{variant}: pass@1 {sum(outcomes) / len(outcomes):.3f} over {len(outcomes)} episodes")
-    typer.echo(f"next: palestra compare BASE_RUN {settings.out}")

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+import warnings
 
 import typer
 
@@ -24,6 +25,7 @@ for module in (quickstart, envs, play, organism, train, evaluate, compare):
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one sentence and an exit code."""
+    _hush_libraries()
     try:
         app()
     except KeyboardInterrupt:
@@ -31,6 +33,14 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         sys.exit(_report(error))
+
+
+def _hush_libraries() -> None:
+    """Keep other libraries' bars and advice off the screen; a user's own settings stay as they are."""
+    for name in ("TRL_EXPERIMENTAL_SILENCE", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
+    if not os.environ.get("PALESTRA_TRACEBACK"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
 
 
 def _report(error: Exception) -> int:

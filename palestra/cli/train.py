@@ -30,7 +30,19 @@ def add_to(app: typer.Typer) -> None:
 
 
 def sft(settings: SFTSettings) -> None:
-    """Run supervised fine-tuning."""
+    """Run supervised fine-tuning and say what is next."""
+    run_sft(settings)
+    _say_done(settings)
+
+
+def train(settings: TrainSettings) -> None:
+    """Run reinforcement learning and say what is next."""
+    run_train(settings)
+    _say_done(settings)
+
+
+def run_sft(settings: SFTSettings) -> None:
+    """Run supervised fine-tuning, or resume it."""
     from palestra.rl.rundir import RunFolder
 
     settings = _checked(settings)
@@ -39,11 +51,10 @@ def sft(settings: SFTSettings) -> None:
         from palestra.rl.sft import fine_tune
 
         fine_tune(settings, run)
-    _say_done(settings)
 
 
-def train(settings: TrainSettings) -> None:
-    """Run reinforcement learning."""
+def run_train(settings: TrainSettings) -> None:
+    """Run reinforcement learning, or resume it."""
     from palestra.rl.rundir import RunFolder
 
     settings = _checked(settings)
@@ -52,7 +63,6 @@ def train(settings: TrainSettings) -> None:
         from palestra.rl.train import train as reinforce
 
         reinforce(settings, run)
-    _say_done(settings)
 
 
 def _checked(settings: _Run) -> _Run:
