@@ -29,6 +29,7 @@ _LATEX = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
         "test": {},
         "more-dice": {"dice": (4, 5)},
         "bigger-dice": {"sides": (13, 20)},
+        "train-small": {"dice": (2, 2), "sides": (2, 8)},
     },
 )
 class Dice(TextEnv):
