@@ -265,7 +265,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             parts.append("You may call a tool, one per turn, and will then see its result:")
             for tool in self.tools:
                 arguments = {k: f"<{v.get('description', k)}>" for k, v in tool.parameters.items()}
-                parts.append(f"- {tool.description}\n  {format_tool_call(tool.name, arguments)}")
+                parts.append(f"- {tool.name}: {tool.description}\n  {format_tool_call(tool.name, arguments)}")
         parts.append("Give your final answer as <answer>...</answer>.")
         return "\n".join(p for p in parts if p)
 

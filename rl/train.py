@@ -2,6 +2,7 @@
 
 import os
 import time
+from importlib.util import find_spec
 from typing import Any
 
 from datasets import Dataset
@@ -11,7 +12,7 @@ from trl import GRPOConfig
 from palestra.agents.codec import ChatCodec
 from palestra.agents.engine import SamplingParams
 from palestra.agents.models import load_model
-from palestra.envs.errors import UsageError
+from palestra.envs.errors import MissingPrerequisiteError, UsageError
 from palestra.envs.registry import make
 from palestra.rl.data import index_stream
 from palestra.rl.progress import ProgressCallback
@@ -97,6 +98,8 @@ def common_arguments(settings: RunSettings, run: RunFolder) -> dict[str, Any]:
     """Return the arguments that `sft` and `train` give to TRL alike."""
     import torch
 
+    if settings.track == "trackio" and find_spec("trackio") is None:
+        raise MissingPrerequisiteError("--track trackio needs the package: pip install 'palestra[trackio]'")
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.out / "tensorboard")
     on_gpu = torch.cuda.is_available()
     return {

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium
 import pytest
@@ -35,6 +36,13 @@ def test_gymnasium_accepts_it(env_id: str, variant: str) -> None:
 def test_oracle_solves_a_thousand_tasks(env_id: str, variant: str) -> None:
     env = make(env_id, variant)
     assert sum(play_oracle(env, index) for index in range(1_000)) == 1_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("env_id", "variant"), SANDBOXED)
+def test_oracle_solves_a_thousand_tasks_in_the_sandbox(env_id: str, variant: str) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(lambda index: play_oracle(make(env_id, variant), index), range(1_000))) == 1_000
 
 
 def keys(env_id: str, variant: str, draws: int) -> set[str]:
