@@ -9,6 +9,8 @@ from typing import Any
 
 from palestra.envs.errors import PalestraError
 
+NO_SYSTEM = "palestra: no system turn"
+"""A template that says this in a comment gets no instructions: its model knows the protocol."""
 _TURN = "PalestraTurnSentinel"
 _OBSERVATION = "PalestraObservationSentinel"
 
@@ -31,12 +33,14 @@ class ChatCodec:
                 "set one (tokenizer.chat_template) and save the tokenizer beside the model"
             )
         self.tokenizer = tokenizer
-        self._system_ok = self._renders([{"role": "system", "content": _TURN}, {"role": "user", "content": "x"}])
+        self._system_ok = self._keeps(_TURN, [{"role": "system", "content": _TURN}, {"role": "user", "content": "x"}])
         self._seams = {role: self._find_seam(role) for role in ("user", "tool")}
+        self._no_system = NO_SYSTEM in tokenizer.chat_template
+        self._control = [token for token in tokenizer.all_special_tokens if token]
         self.end_id = self._end_of_turn()
-        self.stop_ids = frozenset({self.end_id, tokenizer.eos_token_id})
+        self.stop_ids = frozenset({self.end_id, tokenizer.eos_token_id} - {None})
         pad = tokenizer.pad_token_id
-        self.pad_id: int = pad if pad is not None else tokenizer.eos_token_id
+        self.pad_id: int = pad if pad is not None else self.end_id
 
     def start(self, system: str, observation: str) -> list[int]:
         """Return the prompt ids of a new episode, up to where the first assistant turn begins."""
@@ -51,8 +55,14 @@ class ChatCodec:
             ended: Whether the model sampled its end-of-turn token; if not, the seam begins with one.
         """
         before, after = self._seams[role]
-        ids = self._encode(before + observation + after)
-        if ids[:1] != [self.end_id]:
+        if any(token in observation for token in self._control):
+            # A tool's output must not be able to end a turn or begin one.
+            ids = [*self._encode(before), *self._encode(observation, literal=True), *self._encode(after)]
+        else:
+            ids = self._encode(before + observation + after)
+        if self.end_id in ids[:3]:  # some templates put a blank before the end of a turn
+            ids = ids[ids.index(self.end_id) :]
+        else:
             ids.insert(0, self.end_id)
         return ids[1:] if ended else ids
 
@@ -67,7 +77,7 @@ class ChatCodec:
         return [*self._encode(text), self.end_id]
 
     def _opening(self, system: str, observation: str) -> list[dict[str, str]]:
-        if not system:
+        if not system or self._no_system:
             return [{"role": "user", "content": observation}]
         if self._system_ok:
             return [{"role": "system", "content": system}, {"role": "user", "content": observation}]
@@ -76,17 +86,17 @@ class ChatCodec:
     def _role(self, role: str) -> str:
         return "user" if role == "tool" and not self._tool_ok else role
 
-    def _renders(self, messages: list[dict[str, str]]) -> bool:
+    def _keeps(self, content: str, messages: list[dict[str, str]]) -> bool:
+        """Whether the template takes these messages and does not drop the one that says `content`."""
         try:
-            self._render(messages, generate=False)
+            return content in self._render(messages, generate=False)
         except Exception:  # templates refuse roles by raising whatever they like
             return False
-        return True
 
     def _find_seam(self, role: str) -> tuple[str, str]:
         turn = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _TURN}]
         if role == "tool":
-            self._tool_ok = self._renders([*turn, {"role": "tool", "content": "x"}])
+            self._tool_ok = self._keeps(_OBSERVATION, [*turn, {"role": "tool", "content": _OBSERVATION}])
         text = self._render([*turn, {"role": self._role(role), "content": _OBSERVATION}], generate=True)
         _, found, rest = text.partition(_TURN)
         before, also_found, after = rest.partition(_OBSERVATION)
@@ -103,10 +113,16 @@ class ChatCodec:
         for token in self._encode(before):
             if token in special:
                 return token
+        if self.tokenizer.eos_token_id is None:
+            raise PalestraError(
+                f"the tokenizer of '{self.tokenizer.name_or_path}' has no end-of-sequence token and its chat template "
+                "ends turns with none; set tokenizer.eos_token"
+            )
         return int(self.tokenizer.eos_token_id)
 
     def _render(self, messages: list[dict[str, str]], *, generate: bool) -> str:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+    def _encode(self, text: str, *, literal: bool = False) -> list[int]:
+        """Encode text; `literal` reads the names of special tokens as mere characters."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=literal))

@@ -51,8 +51,10 @@ def check_model(name: str) -> str:
     )
 
 
-def load_model(name: str) -> LoadedModel:
-    """Load a model and tokenizer from a folder or hub id, in float32 on CPU and bfloat16 on a GPU.
+def load_model(name: str, *, to_train: bool = False) -> LoadedModel:
+    """Load a model and tokenizer from a folder or hub id.
+
+    Weights are bfloat16 on a GPU that only samples, else float32: small updates would vanish in bfloat16 weights.
 
     Raises:
         UsageError: As `check_model`, or the files do not load.
@@ -64,7 +66,9 @@ def load_model(name: str) -> LoadedModel:
     cuda = torch.cuda.is_available()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16 if cuda else torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.bfloat16 if cuda and not to_train else torch.float32
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"the model '{name}' does not load: {reason}") from error

@@ -82,7 +82,7 @@ class TransformersEngine:
             going = [k for k, row in enumerate(alive) if done[row].stop == "length"]
             if not going:
                 break
-            if len(going) <= _SHRINK_AT * len(alive):
+            if len(going) <= _SHRINK_AT * len(alive) and all(hasattr(c, "batch_select_indices") for c in cache.layers):
                 keep = torch.tensor(going, device=chosen.device)
                 cache.batch_select_indices(keep)
                 attention, positions, chosen = attention[keep], positions[keep], chosen[keep]

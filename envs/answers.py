@@ -5,9 +5,7 @@ No model is marked wrong for another model's format: `<answer>`, `\boxed{}`, a J
 """
 
 import json
-import re
 
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _FIELDS = ("answer", "final_answer", "output", "result")
 MAX_ANSWER = 10_000
 """Longer texts are no answer: graders may assume short input."""
@@ -27,8 +25,10 @@ def extract_answer(text: str) -> str | None:
 
 
 def _last_tag(text: str) -> str | None:
-    found = _TAG.findall(text)
-    return found[-1] if found else None
+    folded = text.lower() if text.isascii() else "".join(c.lower() if c.isascii() else c for c in text)
+    end = folded.rfind("</answer>")
+    start = folded.rfind("<answer>", 0, max(end, 0))
+    return text[start + len("<answer>") : end] if start >= 0 else None
 
 
 def _last_boxed(text: str) -> str | None:

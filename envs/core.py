@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from palestra.envs.answers import extract_answer
+from palestra.envs.answers import MAX_ANSWER, extract_answer
 from palestra.envs.errors import UsageError, unknown_name
 from palestra.envs.spaces import Unicode
 from palestra.envs.toolcalls import ToolCall, format_tool_call, parse_tool_calls
@@ -280,8 +280,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         calls = parse_tool_calls(action)
         for call in calls:
             if call.name == "submit" and "submit" not in self._toolbox and "answer" in call.arguments:
-                return Turn(action, answer=str(call.arguments["answer"]).strip())
-        if calls and (self.tools or "<tool_call>" in action):
+                return Turn(action, answer=str(call.arguments["answer"])[:MAX_ANSWER].strip())
+        if calls and ("python" in self._toolbox or "<tool_call>" in action):
             results = [self._call(call) for call in calls[:MAX_CALLS]]
             results += [f"Error: at most {MAX_CALLS} calls are run in a turn."] * (len(calls) > MAX_CALLS)
             return Turn(action, tuple(calls), tuple(results))
@@ -303,7 +303,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         if turn.answer is not None:
             return ""
         if turn.calls:
-            return "\n".join(turn.results)
+            # A model may name lone surrogates in JSON; no tokenizer takes them.
+            return "\n".join(turn.results).encode("utf-8", "replace").decode("utf-8")
         hint = f" or a call of a tool ({', '.join(self._toolbox)})" if self.tools else ""
         return f"No answer found. Write <answer>your answer</answer>{hint}."
 

@@ -91,7 +91,7 @@ class VariantComparison:
     @property
     def distribution(self) -> Distribution:
         """What the variant says about generalisation: "test" is in-distribution, "train" was trained on."""
-        if self.name == "train":
+        if self.name.startswith("train"):
             return "training problems"
         return "in-distribution" if self.name == "test" else "out-of-distribution"
 

@@ -70,9 +70,12 @@ def sample_seed(run_seed: int, env: str, variant: str, problem: int, sample: int
 
 
 def _open(out: Path, fixed: dict[str, Any]) -> RunStore:
-    if (out / "manifest.json").exists():
-        return RunStore.open(out, expect=fixed)
-    return RunStore.create(out, fixed)
+    if not (out / "manifest.json").exists():
+        return RunStore.create(out, fixed)
+    with RunStore.open(out) as store:
+        if not store.done() and not store.samples():  # it died before its first episode: nothing to protect
+            store.update_manifest(**fixed)
+    return RunStore.open(out, expect=fixed)
 
 
 def _identity(model: str) -> dict[str, str]:

@@ -17,5 +17,10 @@ def _started_as_command() -> bool:
     return program in {"palestra", "palestra.exe"} or (program == "-m" and "palestra" in sys.orig_argv)
 
 
+# In the source tree the packages lie beside this folder, and Python finds this folder first when it is started there.
+_tree = Path(__file__).resolve().parent.parent
+if not (Path(__file__).parent / "envs").is_dir() and (_tree / "envs" / "core.py").is_file():
+    __path__.append(str(_tree))
+
 if not _started_as_command():
     import palestra.envs  # noqa: F401

@@ -9,11 +9,12 @@ EPSILON = 1e-4
 """Added to standard deviations, as TRL does."""
 
 
-def group_advantages(rewards: Sequence[float], group_size: int) -> NDArray[np.float64]:
+def group_advantages(rewards: Sequence[float | None], group_size: int) -> NDArray[np.float64]:
     """Group-relative advantages (GRPO, arXiv 2402.03300, equation 4): (r - mean) / (std + 1e-4) in each group.
 
     Args:
-        rewards: One per episode; the members of a group stand together.
+        rewards: One per episode; the members of a group stand together. None marks an episode without a
+            reward: it gets advantage 0 and takes no part in its group's mean.
         group_size: Episodes per group; the standard deviation is the sample one (n - 1), 0 for one episode.
 
     Returns:
@@ -24,9 +25,13 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> NDArray[np.fl
     """
     if len(rewards) % group_size:
         raise ValueError(f"{len(rewards)} rewards do not divide into groups of {group_size}")
-    groups = np.asarray(rewards, dtype=np.float64).reshape(-1, group_size)
-    deviation = groups.std(axis=1, ddof=1, keepdims=True) if group_size > 1 else 0.0
-    return np.asarray((groups - groups.mean(axis=1, keepdims=True)) / (deviation + EPSILON)).reshape(-1)
+    values = np.asarray([np.nan if r is None else r for r in rewards]).reshape(-1, group_size)
+    there = ~np.isnan(values)
+    count = there.sum(axis=1, keepdims=True)
+    centred = values - np.where(there, values, 0.0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
+    centred = np.where(there, centred, 0.0)
+    deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / np.maximum(count - 1, 1))
+    return np.asarray(centred / (deviation + EPSILON)).reshape(-1)
 
 
 def turn_advantages(turn_rewards: Sequence[Sequence[float]], group_size: int) -> list[NDArray[np.float64]]:

@@ -1,11 +1,13 @@
 """The folder of a training run: what it was asked to do, how far it got, and where it may go on."""
 
+import fcntl
 import json
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from pydantic import BaseModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -14,16 +16,18 @@ from palestra.envs.errors import UsageError
 from palestra.envs.folders import writable_folder, write_json
 
 MANIFEST = "manifest.json"
+LOCK = "train.lock"
 _COMPLETE = "COMPLETE"
 
 
 class RunFolder:
-    """Opens or creates the output folder of a training run.
+    """Opens or creates the output folder of a training run, and keeps other processes out of it until closed.
 
     Args:
         out: The folder.
         command: `sft` or `train`.
-        config: The run's configuration; a folder that holds another one is refused.
+        config: The run's configuration; a folder that holds another one is refused, unless that one never
+            got as far as a checkpoint.
 
     Raises:
         UsageError: The folder cannot be written, holds something else, or another configuration.
@@ -37,11 +41,34 @@ class RunFolder:
             "status": "running",
         }
         existing = _read_manifest(out)
-        if existing is not None:
-            self._check_same(existing)
-            self.manifest = existing
         writable_folder(out)
-        write_json(out / MANIFEST, self.manifest)
+        self._lock = (out / LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if existing is not None and (existing.get("status") == "done" or self.last_checkpoint() is not None):
+                self._check_same(existing)
+                self.manifest = existing
+            write_json(out / MANIFEST, self.manifest)
+        except BlockingIOError as error:
+            self.close()
+            raise UsageError(
+                f"another process is training in '{out}'; wait for it, or choose another --out"
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self._lock.close()
 
     @property
     def done(self) -> bool:
@@ -98,7 +125,7 @@ def versions() -> dict[str, str]:
 def _read_manifest(out: Path) -> dict[str, Any] | None:
     path = out / MANIFEST
     if not path.exists():
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(p.name != LOCK for p in out.iterdir()):
             raise UsageError(f"'{out}' is not empty and holds no training run; choose another --out")
         return None
     try:

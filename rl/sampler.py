@@ -9,6 +9,7 @@ from palestra.agents.engine import SamplingParams
 from palestra.agents.rollout import Episode, rollout
 from palestra.agents.trajectory import Trajectory
 from palestra.agents.transformers_engine import TransformersEngine
+from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.registry import make
 
 MAX_ROUNDS = 4
@@ -27,8 +28,10 @@ class GroupSampler:
         seed: With the trainer's step and the place in the batch, decides every episode: a resumed run
             samples what the uninterrupted one would have.
         max_length: The model's context in tokens.
-        dynamic: Replace groups whose outcomes are all equal by groups of fresh tasks (DAPO's dynamic
+        dynamic: Replace groups whose rewards are all equal by groups of fresh tasks (DAPO's dynamic
             sampling, arXiv 2503.14476, equation 11), for at most 4 rounds.
+        by_outcome: Whether outcomes count as rewards.
+        by_process: Whether process terms do.
     """
 
     def __init__(
@@ -41,11 +44,14 @@ class GroupSampler:
         seed: int,
         max_length: int | None,
         dynamic: bool,
+        by_outcome: bool = True,
+        by_process: bool = False,
     ) -> None:
         self.env, self.variant = env, variant
         self.codec, self.params = codec, params
         self.group_size, self.seed = group_size, seed
         self.max_length, self.dynamic = max_length, dynamic
+        self.by_outcome, self.by_process = by_outcome, by_process
         self.statistics: dict[str, float] = {}
         """Of the last call: what dynamic sampling hides, and the shape of episodes."""
 
@@ -67,7 +73,7 @@ class GroupSampler:
         groups = self._sample(indices, engine, f"{where}|0")
         self._count(groups)
         for attempt in range(1, MAX_ROUNDS if self.dynamic else 0):
-            flat = [g for g, group in enumerate(groups) if len({t.outcome for t in group}) == 1]
+            flat = [g for g, group in enumerate(groups) if self._flat(group)]
             if not flat:
                 break
             rng = random.Random(f"refill|{where}|{attempt}")
@@ -95,25 +101,52 @@ class GroupSampler:
             done[places[episode]] = trajectory
         return [[done[g, member] for member in range(self.group_size)] for g in range(len(indices))]
 
+    def _flat(self, group: list[Trajectory]) -> bool:
+        """Whether no reward that counts differs within the group."""
+        rewards = {
+            (t.outcome if self.by_outcome else 0.0, tuple(_turn_rewards(t)) if self.by_process else ())
+            for t in group
+            if t.stop != "error"
+        }
+        return len(rewards) <= 1
+
     def _count(self, groups: list[list[Trajectory]]) -> None:
         episodes = [t for group in groups for t in group]
+        broken = [t for t in episodes if t.stop == "error"]
+        if len(broken) == len(episodes):
+            raise PalestraError(f"every episode of a step failed through its tools' machinery: {broken[0].error}")
+        if not any(t.turns for t in episodes):
+            raise UsageError(
+                f"no episode fits: prompts and max_tokens ({self.params.max_tokens}) exceed the model's context of "
+                f"{self.max_length} tokens; lower --max-tokens"
+            )
         self.statistics = {
             "groups_sampled": float(len(groups)),
             "outcome_before_filter": sum(t.outcome for t in episodes) / len(episodes),
             "turns": sum(len(t.turns) for t in episodes) / len(episodes),
-            "errors": float(sum(t.stop == "error" for t in episodes)),
+            "errors": float(len(broken)),
+            "out_of_context": sum(t.stop == "length" for t in episodes) / len(episodes),
         }
 
 
+def _turn_rewards(t: Trajectory) -> list[float]:
+    return [sum(span.process.values()) for span in t.turns]
+
+
 def _as_columns(episodes: list[Trajectory]) -> dict[str, Any]:
-    """Lay out trajectories for TRL; an episode whose tools broke, or that never began, carries no loss."""
+    """Lay out trajectories for TRL.
+
+    An episode whose tools broke, or that never began, carries no loss; a broken one has no outcome (None).
+    """
     blank = [t.stop == "error" or not t.turns for t in episodes]
     return {
         "prompt_ids": [t.prompt_ids for t in episodes],
         "completion_ids": [t.completion_ids or t.prompt_ids[-1:] for t in episodes],
         "logprobs": [t.logprobs or [0.0] for t in episodes],
         "env_mask": [[0] * max(1, len(t.mask)) if off else t.mask for t, off in zip(episodes, blank, strict=True)],
-        "outcome": [t.outcome for t in episodes],
-        "process": [sum(t.process.values()) for t in episodes],
-        "turns": [[(s.start, s.end, sum(s.process.values())) for s in t.turns] for t in episodes],
+        "outcome": [None if t.stop == "error" else t.outcome for t in episodes],
+        "process": [None if t.stop == "error" else sum(_turn_rewards(t)) for t in episodes],
+        "turns": [
+            [] if t.stop == "error" else [(s.start, s.end, sum(s.process.values())) for s in t.turns] for t in episodes
+        ],
     }

@@ -50,6 +50,6 @@ class TrainSettings(RunSettings):
     group_size: int = Field(8, ge=2, description="episodes per task")
     lr: PositiveFloat = Field(1e-4, description="AdamW learning rate, constant")
     beta: NonNegativeFloat = Field(0.0, description="KL penalty to the starting model")
-    temperature: PositiveFloat = Field(1.0, description="sampling temperature")
+    temperature: PositiveFloat = Field(1.0, le=100, description="sampling temperature")
     max_tokens: PositiveInt = Field(64, description="most tokens per turn")
     micro_batch: PositiveInt = Field(64, description="episodes per forward and backward pass")

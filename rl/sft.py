@@ -25,10 +25,10 @@ def fine_tune(settings: SFTSettings, run: RunFolder) -> None:
     Raises:
         UsageError: The model does not load.
     """
-    loaded = load_model(settings.model)
+    loaded = load_model(settings.model, to_train=True)
     codec = ChatCodec(loaded.tokenizer)
     set_seed(settings.seed)
-    steps = -(-settings.episodes * settings.epochs // settings.batch_size)
+    steps = settings.epochs * -(-settings.episodes // settings.batch_size)
     config = SFTConfig(
         **common_arguments(settings, run),
         max_steps=steps,

@@ -40,7 +40,8 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
     micro = min(settings.micro_batch, episodes)
     if episodes % micro:
         raise UsageError(f"prompts x group_size ({episodes}) must be a multiple of micro_batch ({micro})")
-    loaded = load_model(settings.model)
+    outcome_weight, process_weight = WEIGHTS.get(settings.reward, (1.0, settings.process_weight))
+    loaded = load_model(settings.model, to_train=True)
     codec = ChatCodec(loaded.tokenizer)
     set_seed(settings.seed)
     sampler = GroupSampler(
@@ -52,6 +53,8 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
         settings.seed,
         loaded.max_length,
         dynamic=settings.algo == "dapo",
+        by_outcome=outcome_weight > 0,
+        by_process=process_weight > 0,
     )
     config = GRPOConfig(
         **common_arguments(settings, run),
@@ -66,10 +69,10 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
         lr_scheduler_type="constant",
         beta=settings.beta,
         temperature=settings.temperature,
+        reward_weights=[outcome_weight, process_weight],
         shuffle_dataset=False,
         log_completions=False,
     )
-    outcome_weight, process_weight = WEIGHTS.get(settings.reward, (1.0, settings.process_weight))
     trainer = AgentGRPOTrainer(
         sampler=sampler,
         outcome_weight=outcome_weight,

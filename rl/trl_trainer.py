@@ -55,11 +55,11 @@ class AgentGRPOTrainer(GRPOTrainer):
         return advantages.to(completion_ids.device)
 
 
-def outcome(completions: list[Any], outcome: list[float], **kwargs: Any) -> list[float]:
+def outcome(completions: list[Any], outcome: list[float | None], **kwargs: Any) -> list[float | None]:
     """TRL reward function: the strict outcomes that the rollout brought."""
     return outcome
 
 
-def process(completions: list[Any], process: list[float], **kwargs: Any) -> list[float]:
+def process(completions: list[Any], process: list[float | None], **kwargs: Any) -> list[float | None]:
     """TRL reward function: the summed process terms that the rollout brought."""
     return process

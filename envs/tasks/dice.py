@@ -10,16 +10,17 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
-from math import gcd, prod
+from math import prod
 
 from palestra.envs.core import Demonstration, ProcessTerm, Reward, Task, TextEnv
 from palestra.envs.registry import register
 from palestra.envs.toolcalls import format_tool_call
 from palestra.envs.tools.calculator import Calculator
 
-_FRACTION = re.compile(r"([+-]?\d{1,40})\s*/\s*(\d{1,40})")
-_DECIMAL = re.compile(r"[+-]?\d{1,40}(?:\.\d{1,40})?")
-_LATEX = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_FRACTION = re.compile(r"([+-]?[0-9]{1,40})\s*[/⁄]\s*([0-9]{1,40})")
+_LATEX = re.compile(r"([+-]?)\\[dt]?frac\s*\{\s*([0-9]{1,40})\s*\}\s*\{\s*([0-9]{1,40})\s*\}")
+_DECIMAL = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{1,40})?")
+_BEFORE_EQUALS = re.compile(r"[^=]{0,40}=")
 
 
 @register(
@@ -68,7 +69,7 @@ class Dice(TextEnv):
         right = value == Fraction(task.answer)
         outcomes = prod(task.data["sizes"])
         possible = 0 <= value <= 1 and outcomes % value.denominator == 0
-        reduced = right and _lowest_terms(answer)
+        reduced = right and _bare(answer).replace(" ", "") in {task.answer, _latex(task.answer)}
         return Reward(float(right), {"reduced": float(reduced), "possible": float(possible)})
 
     def solve(self, task: Task) -> Demonstration:
@@ -107,14 +108,29 @@ def probability(sizes: Sequence[int], target: int) -> Fraction:
 
 
 def parse_fraction(text: str) -> Fraction | None:
-    """Read `a/b`, a decimal, or a LaTeX fraction as an exact value; None for anything else."""
-    text = _LATEX.sub(r"\1/\2", text).strip().strip("$").strip()
-    match = _FRACTION.fullmatch(text)
-    if match:
-        return Fraction(int(match[1]), int(match[2])) if int(match[2]) else None
-    return Fraction(text) if _DECIMAL.fullmatch(text) else None
+    """Read `a/b`, a decimal, or a LaTeX fraction as an exact value; None for anything else.
+
+    Dollar signs, LaTeX and bold marks, a final full stop and a leading `P =` do not count.
+    """
+    text = _bare(text)
+    if match := _FRACTION.fullmatch(text):
+        top, bottom = int(match[1]), int(match[2])
+    elif match := _LATEX.fullmatch(text):
+        top, bottom = int(match[1] + match[2]), int(match[3])
+    else:
+        return Fraction(text) if _DECIMAL.fullmatch(text) else None
+    return Fraction(top, bottom) if bottom else None
 
 
-def _lowest_terms(text: str) -> bool:
-    match = _FRACTION.search(_LATEX.sub(r"\1/\2", text))
-    return match is None or gcd(int(match[1]), int(match[2])) == 1
+def _bare(text: str) -> str:
+    """Strip what people wrap around a number."""
+    text = text.strip().rstrip(".").strip()
+    for opening, closing in (("$", "$"), (r"\(", r"\)"), ("**", "**")):
+        if text.startswith(opening) and text.endswith(closing):
+            text = text[len(opening) : -len(closing)].strip()
+    return _BEFORE_EQUALS.sub("", text, count=1).strip() if text.count("=") == 1 else text
+
+
+def _latex(fraction: str) -> str:
+    top, _, bottom = fraction.partition("/")
+    return rf"\frac{{{top}}}{{{bottom}}}"

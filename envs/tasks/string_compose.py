@@ -162,8 +162,9 @@ def _applied(task: Task, turns: Sequence[Turn]) -> int:
     """Count how many of the needed applications the tool calls so far have done, in order."""
     done = 0
     for turn in turns:
-        for call in turn.calls:
+        for call, result in zip(turn.calls, turn.results, strict=False):  # calls beyond the limit were not run
             names, states = task.data["names"], task.data["states"]
-            if done < len(names) and call.arguments == {"function": names[done], "string": states[done]}:
+            needed = {"function": names[done], "string": states[done]} if done < len(names) else None
+            if call.name == Apply.name and call.arguments == needed and result == states[done + 1]:
                 done += 1
     return done

@@ -62,7 +62,7 @@ class Tool(ABC):
             raise ToolError(f"{self.name} needs the argument '{missing[0]}'.")
         for key, value in arguments.items():
             if key not in self.parameters:
-                raise ToolError(f"{self.name} has no argument '{key}'; it takes {', '.join(self.parameters)}.")
+                raise ToolError(f"{self.name} has no argument '{key[:100]}'; it takes {', '.join(self.parameters)}.")
             wanted = self.parameters[key]["type"]
             if not isinstance(value, _JSON_TYPES[wanted]) or (wanted != "boolean" and isinstance(value, bool)):
                 raise ToolError(f"the argument '{key}' of {self.name} must be of type {wanted}.")

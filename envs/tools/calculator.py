@@ -6,7 +6,7 @@ from typing import Any
 
 from palestra.envs.tools.base import Tool, ToolError
 
-_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?)|(\*\*|[-+*/^()]))")
+_TOKEN = re.compile(r"\s*(?:([0-9]+(?:\.[0-9]+)?)|(\*\*|[-+*/^()]))")
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-"})
 
 MAX_LENGTH = 1_000
@@ -127,12 +127,13 @@ class _Parser:
         exponent = self.power(depth + 1)
         if exponent.denominator != 1 or abs(exponent) > MAX_EXPONENT:
             raise ToolError(f"exponents must be integers of at most {MAX_EXPONENT}.")
-        if negative and base == 0:
+        exponent = -exponent if negative else exponent
+        if base == 0 and exponent < 0:
             raise ToolError("division by zero.")
         size = max(base.numerator.bit_length(), base.denominator.bit_length())
         if size * abs(exponent) > 2 * MAX_BITS:
             raise ToolError(f"a number in the expression exceeds {MAX_BITS} bits.")
-        return _bounded(base ** int(-exponent if negative else exponent))
+        return _bounded(base ** int(exponent))
 
     def atom(self, depth: int) -> Fraction:
         token = self.take()

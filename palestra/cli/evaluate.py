@@ -26,7 +26,9 @@ def evaluate(settings: EvalSettings) -> None:
     samples = read_samples(settings.out)
     for variant in settings.variant:
         outcomes = [s.outcome for s in samples if s.variant == variant]
-        typer.echo(f"{variant}: pass@1 {sum(outcomes) / len(outcomes):.3f} over {len(outcomes)} episodes")
+        cut = sum(s.stop == "length" for s in samples if s.variant == variant) / len(outcomes)
+        note = f" (the context was full in {cut:.1%}: lower --max-tokens, or take another model)" if cut else ""
+        typer.echo(f"{variant}: pass@1 {sum(outcomes) / len(outcomes):.3f} over {len(outcomes)} episodes{note}")
     typer.echo(f"next: palestra compare BASE_RUN {settings.out}")
 
 

@@ -33,9 +33,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for everything; an interrupted run resumes.")] = Path(
-        "runs/quickstart"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for everything; an interrupted run resumes. [default: runs/quickstart]"),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Training seeds; from 2 on, intervals over seeds are shown.", min=1)] = 1,
     quick: Annotated[bool, typer.Option(help="Try the path in small: shows that it works, and nothing else.")] = False,
 ) -> None:
@@ -45,6 +46,7 @@ def quickstart(
     the three are then sampled on new problems, in and out of distribution.
     """
     size = QUICK if quick else FULL
+    out = out or Path("runs/quickstart-quick" if quick else "runs/quickstart")
     start = time.perf_counter()
     comparisons = [_one_seed(out / f"seed-{seed}", seed, size) for seed in range(seeds)]
     if seeds > 1:

@@ -46,11 +46,11 @@ def run_sft(settings: SFTSettings) -> None:
     from palestra.rl.rundir import RunFolder
 
     settings = _checked(settings)
-    run = RunFolder(settings.out, "sft", settings)
-    if not run.done:
-        from palestra.rl.sft import fine_tune
+    with RunFolder(settings.out, "sft", settings) as run:
+        if not run.done:
+            from palestra.rl.sft import fine_tune
 
-        fine_tune(settings, run)
+            fine_tune(settings, run)
 
 
 def run_train(settings: TrainSettings) -> None:
@@ -58,11 +58,11 @@ def run_train(settings: TrainSettings) -> None:
     from palestra.rl.rundir import RunFolder
 
     settings = _checked(settings)
-    run = RunFolder(settings.out, "train", settings)
-    if not run.done:
-        from palestra.rl.train import train as reinforce
+    with RunFolder(settings.out, "train", settings) as run:
+        if not run.done:
+            from palestra.rl.train import train as reinforce
 
-        reinforce(settings, run)
+            reinforce(settings, run)
 
 
 def _checked(settings: _Run) -> _Run:
@@ -76,4 +76,5 @@ def _checked(settings: _Run) -> _Run:
 
 def _say_done(settings: RunSettings) -> None:
     typer.echo(f"trained; the model is in {settings.out}")
-    typer.echo(f"next: palestra eval --model {settings.out} --env {settings.env} --out {settings.out}-eval")
+    tokens = f" --max-tokens {settings.max_tokens}" if isinstance(settings, TrainSettings) else ""
+    typer.echo(f"next: palestra eval --model {settings.out} --env {settings.env}{tokens} --out {settings.out}-eval")

@@ -1,5 +1,6 @@
 """Building an organism: a Qwen3-shaped transformer from scratch, on the mixture its recipe states."""
 
+import os
 import random
 import shutil
 from functools import partial
@@ -12,6 +13,7 @@ from transformers import PrinterCallback, Qwen3Config, Qwen3ForCausalLM, Trainer
 
 from palestra.agents.codec import ChatCodec
 from palestra.agents.models import tune_threads
+from palestra.envs.errors import UsageError
 from palestra.envs.folders import write_json
 from palestra.envs.registry import make
 from palestra.rl.data import PadRows, shuffled, solved, training_row
@@ -28,6 +30,7 @@ def build(recipe: OrganismRecipe, seed: int, out: Path) -> None:
 
     The folder appears whole: it is written beside its place and moved there at the end.
     """
+    out = out.resolve()
     tokenizer = character_tokenizer()
     codec = ChatCodec(tokenizer)
     set_seed(seed)
@@ -35,8 +38,9 @@ def build(recipe: OrganismRecipe, seed: int, out: Path) -> None:
     tune_threads(model)
     t = recipe.training
     dataset = MixtureDataset(recipe, codec, seed)
+    dataset.check_context()
     arguments = TrainingArguments(
-        output_dir=str(out) + ".trainer",
+        output_dir=f"{out}.trainer-{os.getpid()}",
         max_steps=t.steps,
         per_device_train_batch_size=1,  # one micro-batch of the mixture
         gradient_accumulation_steps=dataset.micro_batches,
@@ -65,8 +69,7 @@ def build(recipe: OrganismRecipe, seed: int, out: Path) -> None:
     )
     trainer.remove_callback(PrinterCallback)
     result = trainer.train()
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = Path(f"{out}.part-{os.getpid()}")
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
     manifest = {
@@ -80,7 +83,12 @@ def build(recipe: OrganismRecipe, seed: int, out: Path) -> None:
         "versions": versions(),
     }
     write_json(part / MANIFEST, manifest)
-    part.rename(out)
+    try:
+        part.rename(out)
+    except OSError:
+        shutil.rmtree(part)
+        if not (out / MANIFEST).is_file():  # else another process built the same organism meanwhile
+            raise
     shutil.rmtree(str(arguments.output_dir), ignore_errors=True)
 
 
@@ -108,9 +116,24 @@ class MixtureDataset(Dataset[list[dict[str, list[int]]]]):
         step, part = divmod(i, self.micro_batches)
         size = self.recipe.training.batch_size
         if step != self._step:
+            cut = slice(self.recipe.model.context)
             rows = [self._episode(k) for k in range(step * size, (step + 1) * size)]
+            rows = [{key: values[cut] for key, values in row.items()} for row in rows]
             self._step, self._rows = step, sorted(rows, key=lambda row: len(row["input_ids"]))
         return self._rows[part * size // self.micro_batches : (part + 1) * size // self.micro_batches]
+
+    def check_context(self) -> None:
+        """Refuse a context that cuts any of the first 500 episodes.
+
+        Raises:
+            UsageError: The recipe's context is too short; the message says what would do.
+        """
+        longest = max(len(self._episode(i)["input_ids"]) for i in range(500))
+        if longest > self.recipe.model.context:
+            raise UsageError(
+                f"episodes of organism '{self.recipe.name}' have up to {longest} tokens and its context is "
+                f"{self.recipe.model.context}; raise model.context"
+            )
 
     def _episode(self, i: int) -> dict[str, list[int]]:
         rng = random.Random(f"mixture|{self.seed}|{i}")
@@ -120,9 +143,7 @@ class MixtureDataset(Dataset[list[dict[str, list[int]]]]):
             episode = solved(env, self.codec, index)
         else:
             episode = shuffled(env, self.codec, index, rng.getrandbits(48))
-        row = training_row(episode)
-        context = self.recipe.model.context
-        return {key: values[:context] for key, values in row.items()}
+        return training_row(episode)
 
 
 def _flatten(pad: PadRows, batch: list[list[dict[str, list[int]]]]) -> dict[str, torch.Tensor]:

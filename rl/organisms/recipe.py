@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from palestra.envs.config import load_yaml
 from palestra.envs.errors import unknown_name
 
-FORMAT = 1
+FORMAT = 2
 """Raise when building changes, so that cached organisms are not taken for new ones."""
 
 

@@ -161,3 +161,20 @@ def test_the_system_prompt_names_tools_and_answer_format() -> None:
     text = make("palestra/Dice-v0").system_prompt()
     assert '"name": "calculator"' in text
     assert "<answer>" in text
+
+
+def test_a_fence_is_prose_where_there_is_no_python_tool() -> None:
+    env = make("palestra/Dice-v0")
+    env.reset(seed=0)
+    assert env.task is not None
+    _, reward, terminated, _, _ = env.step(f"```python\nprint(1)\n```\n<answer>{env.task.answer}</answer>")
+    assert (reward, terminated) == (1.0, True)
+
+
+def test_observations_can_be_encoded_whatever_a_call_names() -> None:
+    env = make("palestra/Dice-v0")
+    env.reset(seed=0)
+    for action in (r'<tool_call>{"name": "\ud800", "arguments": {}}</tool_call>', call(**{"\udfff" * 5_000: 1})):
+        observation, *_ = env.step(action)
+        observation.encode("utf-8")
+        assert len(observation) < 1_000

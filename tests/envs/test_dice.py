@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palestra.envs import Task, make
+from palestra.envs import Reward, Task, make
 from palestra.envs.tasks.dice import parse_fraction, probability
 
 
@@ -36,6 +36,14 @@ def test_known_value() -> None:
         ("1" * 50 + "/2", None),
         ("nan", None),
         ("1e5", None),
+        (r"1\frac{5}{36}", None),
+        (r"\frac{5}{1}2", None),
+        ("٥/١٢", None),
+        ("5/12.", Fraction(5, 12)),
+        (r"\(5/12\)", Fraction(5, 12)),
+        ("**5/12**", Fraction(5, 12)),
+        ("P = 5/12", Fraction(5, 12)),
+        ("5⁄12", Fraction(5, 12)),
     ],
 )
 def test_answers_are_read_as_values(text: str, value: Fraction | None) -> None:
@@ -49,6 +57,9 @@ def test_grading_is_strict_on_the_value_and_names_the_form() -> None:
     assert right.outcome == doubled.outcome == 1.0
     assert (right.process["reduced"], doubled.process["reduced"]) == (1.0, 0.0)
     assert near.outcome == 0.0
+    assert env.grade(task, r"\frac{5}{12}").process["reduced"] == 1.0
+    quarter = Task("", "1/4", "", {"sizes": [4, 6], "target": 6})
+    assert env.grade(quarter, "0.25") == Reward(1.0, {"reduced": 0.0, "possible": 1.0})
     assert env.grade(task, "7/24").process == {"reduced": 0.0, "possible": 1.0}
     assert env.grade(task, "7/25").process == {"reduced": 0.0, "possible": 0.0}
 

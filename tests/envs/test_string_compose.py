@@ -108,3 +108,16 @@ def test_definitions_are_in_the_prompt_only_where_asked() -> None:
     defined = make("palestra/StringCompose-v0", "test-defined").task_at(0).prompt
     assert "A(s): reverse." in defined
     assert "reverse" not in make("palestra/StringCompose-v0", "test").task_at(0).prompt
+
+
+def test_only_calls_that_were_run_pay() -> None:
+    env = make("palestra/StringCompose-v0", "test-tool")
+    env.reset(options={"index": 0})
+    assert env.task is not None
+    names, states = env.task.data["names"], env.task.data["states"]
+    steps = [{"function": n, "string": s} for n, s in zip(names, states, strict=False)]
+    unknown = "".join(format_tool_call("nothing", step) for step in steps)
+    beyond = format_tool_call("apply", {"function": "A", "string": "ab"}) * 8 + format_tool_call("apply", steps[0])
+    for action in (unknown, beyond):
+        env.reset(options={"index": 0})
+        assert env.step(action)[4]["reward"]["process"] == {}

@@ -38,3 +38,11 @@ def test_broken_groups_are_refused() -> None:
         group_advantages([0] * 5, 2)
     with pytest.raises(ValueError, match="3 episodes do not divide"):
         turn_advantages([[0.0]] * 3, 2)
+
+
+def test_episodes_without_a_reward_take_no_part() -> None:
+    assert not group_advantages([1, 1, None, None], 4).any()
+    with_gap, without = group_advantages([1, 0, None, 0], 4), group_advantages([1, 0, 0], 3)
+    assert with_gap[[0, 1, 3]] == pytest.approx(without)
+    assert with_gap[2] == 0
+    assert not group_advantages([None, None], 2).any()

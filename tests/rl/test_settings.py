@@ -78,15 +78,18 @@ def settings(out: Path, **more: object) -> TrainSettings:
 
 
 def test_a_run_folder_is_refused_to_another_configuration(tmp_path: Path) -> None:
-    RunFolder(tmp_path / "r", "train", settings(tmp_path / "r"))
-    again = RunFolder(tmp_path / "r", "train", settings(tmp_path / "r"))
-    assert not again.done
-    again.finish(episodes=1)
-    assert RunFolder(tmp_path / "r", "train", settings(tmp_path / "r")).done
+    out = tmp_path / "r"
+    with RunFolder(out, "train", settings(out, steps=3)) as run:  # died before its first checkpoint
+        assert not run.done
+    with RunFolder(out, "train", settings(out)) as run:
+        assert not run.done
+        run.finish(episodes=1)
+    with RunFolder(out, "train", settings(out)) as run:
+        assert run.done
     with pytest.raises(UsageError, match="holds a run with steps = 100, not 7"):
-        RunFolder(tmp_path / "r", "train", settings(tmp_path / "r", steps=7))
+        RunFolder(out, "train", settings(out, steps=7))
     with pytest.raises(UsageError, match="holds a run of `palestra train`"):
-        RunFolder(tmp_path / "r", "sft", settings(tmp_path / "r"))
+        RunFolder(out, "sft", settings(out))
 
 
 def test_foreign_and_unusable_folders_are_refused(tmp_path: Path) -> None:
@@ -100,11 +103,19 @@ def test_foreign_and_unusable_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_torn_checkpoints_are_not_resumed_from(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "r", "train", settings(tmp_path / "r"))
     for step, complete in ((5, True), (10, True), (15, False)):
         folder = tmp_path / "r" / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
         if complete:
             (folder / "COMPLETE").touch()
-    assert run.last_checkpoint() == tmp_path / "r" / "checkpoints" / "checkpoint-10"
+    (tmp_path / "r" / "manifest.json").write_text('{"command": "train", "config": {}}', encoding="utf-8")
+    with pytest.raises(UsageError, match="holds a run with"):  # a whole checkpoint protects the folder
+        RunFolder(tmp_path / "r", "train", settings(tmp_path / "r"))
     assert not (tmp_path / "r" / "checkpoints" / "checkpoint-15").exists()
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "r", "train", settings(tmp_path / "r")):
+        with pytest.raises(UsageError, match="another process is training"):
+            RunFolder(tmp_path / "r", "train", settings(tmp_path / "r"))
+    RunFolder(tmp_path / "r", "train", settings(tmp_path / "r")).close()

@@ -8,7 +8,8 @@ import torch
 from trl import GRPOTrainer
 
 from palestra.agents.trajectory import Trajectory, TurnSpan
-from palestra.envs import Reward, TaskId
+from palestra.envs import Reward, TaskId, TextEnv
+from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.tasks.string_compose import StringCompose
 from palestra.rl.rundir import RunFolder
 from palestra.rl.sampler import MAX_ROUNDS, GroupSampler, _as_columns
@@ -49,7 +50,8 @@ def captured_batch(monkeypatch: pytest.MonkeyPatch, organism: Path, out: Path, *
     monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", record_theirs)
     monkeypatch.setattr(AgentGRPOTrainer, "_generate_and_score_completions", record_ours)
     settings = TrainSettings(model=str(organism), out=out, **{**SETTINGS, **more})
-    train(settings, RunFolder(out, "train", settings))
+    with RunFolder(out, "train", settings) as folder:
+        train(settings, folder)
     return seen
 
 
@@ -81,6 +83,7 @@ def test_a_failed_tool_carries_no_loss() -> None:
     never = Trajectory(TaskId("e/E-v0", "train", 0), "k", [1], stop="length")
     columns = _as_columns([fine, broken, never])
     assert columns["env_mask"] == [[1, 1], [0, 0], [0]]
+    assert columns["outcome"] == [0.0, None, 0.0]
     assert all(columns["completion_ids"]), "TRL takes no empty completion"
 
 
@@ -97,7 +100,27 @@ def test_dynamic_sampling_replaces_flat_groups(
     monkeypatch.setattr(GroupSampler, "_sample", counted)
     monkeypatch.setattr(StringCompose, "grade", lambda self, task, answer: Reward(0.0))
     settings = TrainSettings(model=str(organism), out=tmp_path / "run", **{**SETTINGS, "algo": "dapo"})
-    train(settings, RunFolder(tmp_path / "run", "train", settings))
+    with RunFolder(tmp_path / "run", "train", settings) as folder:
+        train(settings, folder)
     assert rounds == [4] * MAX_ROUNDS, (
         "where nothing is solved all groups are flat, in every round of a bounded number"
     )
+
+
+def test_training_stops_where_nothing_can_be_learned(
+    monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
+) -> None:
+    def run(name: str, **more: Any) -> None:
+        settings = TrainSettings(model=str(organism), out=tmp_path / name, **{**SETTINGS, **more})
+        with RunFolder(tmp_path / name, "train", settings) as folder:
+            train(settings, folder)
+
+    with pytest.raises(UsageError, match="no episode fits"):
+        run("long", max_tokens=96)
+
+    def broken(self: TextEnv, action: str) -> None:
+        raise PalestraError("the sandbox is gone")
+
+    monkeypatch.setattr(TextEnv, "step", broken)
+    with pytest.raises(PalestraError, match="every episode of a step failed .* the sandbox is gone"):
+        run("broken")
