@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 LINE_EVERY_S = 30.0
 
@@ -38,13 +39,15 @@ class ProgressReport:
         self._bar: Progress | None = None
         if sys.stderr.isatty() and self._console.is_terminal and "CI" not in os.environ:
             self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}"),
+                # The metrics give way on a narrow terminal, not the progress.
+                TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=24)),
+                BarColumn(bar_width=10),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                TimeElapsedColumn(table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(table_column=Column(no_wrap=True)),
+                TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
                 console=self._console,
+                expand=True,
             )
             self._bar.start()
             self._task = self._bar.add_task(title, total=total, completed=done, text="")

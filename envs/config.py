@@ -10,11 +10,15 @@ from pydantic import BaseModel, ValidationError
 
 from palestra.envs.errors import UsageError
 
+COMMAND_LINE = "the command line"
+
 Config = TypeVar("Config", bound=BaseModel)
 
 
 def load_yaml(path: Path, model: type[Config], overrides: Mapping[str, Any] | None = None) -> Config:
     """Read a YAML file into `model`; `overrides` (command-line flags) win over the file.
+
+    Keys may be written with dashes, as flags are.
 
     Raises:
         UsageError: The file is missing or not a mapping, or a key or value in it is not valid.
@@ -27,6 +31,7 @@ def load_yaml(path: Path, model: type[Config], overrides: Mapping[str, Any] | No
         raise UsageError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UsageError(f"'{path}' must hold keys and values, such as `steps: 100`")
+    values = {str(key).replace("-", "_"): value for key, value in values.items()}
     return validate({**values, **(overrides or {})}, model, f"'{path}'")
 
 
@@ -51,6 +56,8 @@ def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str
         close = get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.4)
         hint = f"did you mean '{close[0]}'?" if close else f"valid keys are: {', '.join(sorted(known))}."
         return f"unknown key '{key}' in {where}; {hint}"
+    if first["type"] == "missing" and where == COMMAND_LINE:
+        return f"--{key.replace('_', '-')} is missing; --help shows an example"
     if first["type"] == "missing":
         return f"{where} lacks the key '{key}'"
     return f"'{key}' in {where} is wrong: {first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']!r})"

@@ -86,6 +86,8 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"{root} is not a run: {reason}; give a folder that `palestra eval` wrote.") from error
     except ValueError as error:
         raise UsageError(f"{root / MANIFEST} is not valid JSON; restore it from a copy.") from error
+    if isinstance(manifest, dict) and "command" in manifest:
+        raise UsageError(f"{root} holds a training run; evaluate its model with `palestra eval --model {root}` first.")
     if not isinstance(manifest, dict) or manifest.get("v") != SCHEMA:
         version = manifest.get("v") if isinstance(manifest, dict) else None
         raise UsageError(

@@ -11,7 +11,7 @@ from palestra.agents.policies import OraclePolicy, RandomPolicy, play
 from palestra.agents.progress import ProgressReport
 from palestra.agents.rollout import Episode
 from palestra.agents.trajectory import Trajectory
-from palestra.envs.errors import PalestraError
+from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.registry import make, spec
 from palestra.eval.settings import EvalSettings
 from palestra.eval.store import RunStore, SampleRecord
@@ -71,6 +71,8 @@ def sample_seed(run_seed: int, env: str, variant: str, problem: int, sample: int
 
 def _open(out: Path, fixed: dict[str, Any]) -> RunStore:
     if not (out / "manifest.json").exists():
+        if out.is_dir() and any(out.iterdir()):
+            raise UsageError(f"'{out}' is not empty and holds no evaluation; choose another --out")
         return RunStore.create(out, fixed)
     with RunStore.open(out) as store:
         if not store.done() and not store.samples():  # it died before its first episode: nothing to protect

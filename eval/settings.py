@@ -14,10 +14,12 @@ class EvalSettings(BaseModel):
     env: str = Field(description="environment id")
     variant: tuple[str, ...] = Field(("test",), description="variant to evaluate; repeat the flag for several")
 
-    @field_validator("variant")
+    @field_validator("variant", mode="before")
     @classmethod
-    def _once(cls, variants: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(variants))
+    def _once(cls, variants: object) -> object:
+        """Take one name or several, each once."""
+        names = [variants] if isinstance(variants, str) else variants
+        return tuple(dict.fromkeys(names)) if isinstance(names, list | tuple) else names
 
     samples: PositiveInt = Field(64, description="episodes per problem")
     problems: PositiveInt = Field(100, description="distinct problems per variant")

@@ -10,6 +10,7 @@ from palestra.agents.codec import ChatCodec
 from palestra.agents.rollout import replay
 from palestra.agents.trajectory import Trajectory
 from palestra.envs.core import TextEnv
+from palestra.envs.errors import PalestraError
 
 IGNORE = -100
 """Label of tokens that carry no loss."""
@@ -25,8 +26,16 @@ def training_row(trajectory: Trajectory) -> dict[str, list[int]]:
 
 
 def solved(env: TextEnv, codec: ChatCodec, index: int) -> Trajectory:
-    """Return the environment's own demonstration of a task."""
-    return replay(env, codec, index, env.solve(env.task_at(index)).turns)
+    """Return the environment's own demonstration of a task.
+
+    Raises:
+        PalestraError: The demonstration does not solve the task, so it must not be learned from.
+    """
+    trajectory = replay(env, codec, index, env.solve(env.task_at(index)).turns)
+    if trajectory.outcome != 1.0:
+        reason = trajectory.error or "the environment gives its own demonstration outcome 0"
+        raise PalestraError(f"cannot learn from {trajectory.task}: {reason}; mend `solve` or `grade`")
+    return trajectory
 
 
 def shuffled(env: TextEnv, codec: ChatCodec, index: int, other: int) -> Trajectory:

@@ -1,5 +1,6 @@
 """Reinforcement learning in an environment: GRPO or DAPO on TRL, resumable."""
 
+import logging
 import os
 import time
 from importlib.util import find_spec
@@ -20,6 +21,8 @@ from palestra.rl.rundir import MarkComplete, RunFolder
 from palestra.rl.sampler import GroupSampler
 from palestra.rl.settings import RunSettings, TrainSettings
 from palestra.rl.trl_trainer import AgentGRPOTrainer
+
+logger = logging.getLogger(__name__)
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     # arXiv 2402.03300: sequence-mean loss, symmetric clip.
@@ -88,6 +91,12 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
     checkpoint = run.last_checkpoint()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(run.out))
+    flat = [row["frac_reward_zero_std"] for row in trainer.state.log_history if "frac_reward_zero_std" in row]
+    if flat and min(flat) == 1:
+        logger.warning(
+            "no group of episodes ever differed in reward, so nothing was learned: the model solves none or all of "
+            "these tasks; try --reward both, a larger --group-size, or SFT first"
+        )
     run.finish(
         episodes=settings.steps * episodes,
         resumed_from=int(checkpoint.name.split("-")[1]) if checkpoint else 0,

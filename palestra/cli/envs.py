@@ -16,7 +16,7 @@ def envs(
 ) -> None:
     """List the environments that are built in or installed, with their variants."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from palestra.envs import specs
 
@@ -24,7 +24,7 @@ def envs(
         rows = [{"id": s.id, "summary": s.summary, "variants": list(s.variants)} for s in specs()]
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("environment", "variants", "what it is")
+    table = Table(Column("environment", no_wrap=True), "variants", "what it is")
     for spec in specs():
         table.add_row(spec.id, ", ".join(spec.variants), spec.summary)
     Console().print(table)

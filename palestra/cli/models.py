@@ -3,10 +3,10 @@
 from pathlib import Path
 
 
-def resolve_model(name: str, seed: int = 0) -> str:
+def resolve_model(name: str) -> str:
     """Return the folder or hub id for a model name.
 
-    The name of a shipped organism stands for its cached build with this seed.
+    The name of a shipped organism stands for its cached build with seed 0; other builds are given by folder.
 
     Raises:
         UsageError: No such model, or an organism that has not been built yet.
@@ -16,7 +16,7 @@ def resolve_model(name: str, seed: int = 0) -> str:
     from palestra.rl.organisms.recipe import cache_folder, load_recipe, shipped
 
     if name in shipped() and not Path(name).exists():
-        folder = cache_folder(load_recipe(name), seed)
+        folder = cache_folder(load_recipe(name), 0)
         if not folder.is_dir():
             raise UsageError(f"the organism '{name}' is not built yet; run `palestra organism build {name}`")
         return str(folder)

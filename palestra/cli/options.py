@@ -23,14 +23,14 @@ def settings_command(
     """
 
     def command(**flags: Any) -> None:
-        from palestra.envs.config import load_yaml, validate  # here, because it loads Gymnasium
+        from palestra.envs.config import COMMAND_LINE, load_yaml, validate  # here, because it loads Gymnasium
 
         recipe: Path | None = flags.pop("config")
         given = {key: value for key, value in flags.items() if value not in (None, [])}
         if recipe is not None:
             run(load_yaml(recipe, model, given))
         else:
-            run(validate(given, model, "the command line"))
+            run(validate(given, model, COMMAND_LINE))
 
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [

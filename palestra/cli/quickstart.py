@@ -51,6 +51,8 @@ def quickstart(
     comparisons = [_one_seed(out / f"seed-{seed}", seed, size) for seed in range(seeds)]
     if seeds > 1:
         _over_seeds(comparisons, out)
+    if quick:
+        _say("--quick trains and samples next to nothing: this shows that the path works, and nothing else")
     _next_steps(out, time.perf_counter() - start)
 
 

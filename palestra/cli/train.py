@@ -69,9 +69,17 @@ def _checked(settings: _Run) -> _Run:
     """Resolve the model and check names before anything heavy is imported."""
     from palestra.cli.models import resolve_model
     from palestra.envs import make
+    from palestra.envs.errors import UsageError
 
-    make(settings.env, settings.variant)
-    return settings.model_copy(update={"model": resolve_model(settings.model, settings.seed)})
+    env = make(settings.env, settings.variant)
+    if not settings.variant.startswith("train"):
+        training = ", ".join(v for v in env.variants if v.startswith("train"))
+        raise UsageError(
+            f"'{settings.variant}' is for evaluation; training on it would spoil the comparison. Train on: {training}"
+        )
+    if getattr(settings, "reward", "outcome") == "process" and not env.process_terms:
+        raise UsageError(f"{settings.env} pays no process terms; use --reward outcome")
+    return settings.model_copy(update={"model": resolve_model(settings.model)})
 
 
 def _say_done(settings: RunSettings) -> None:

@@ -61,6 +61,7 @@ def test_the_readme_line_works_from_any_folder(directory: str) -> None:
 
 
 MISTAKES = [
+    (["train", "--model", "string-atoms", "--env", ENV, "--variant", "test", "--out", "x"], "is for evaluation"),
     (
         ["train", "--model", "string-atoms", "--env", "palestra/StringCompose", "--out", "x"],
         "did you mean 'palestra/StringCompose-v0'",
@@ -79,7 +80,7 @@ MISTAKES = [
         ["sft", "--model", "string-atoms", "--env", ENV, "--out", "x", "--lr", "-1"],
         "'lr' in the command line is wrong",
     ),
-    (["train", "--env", ENV, "--out", "x"], "lacks the key 'model'"),
+    (["train", "--env", ENV, "--out", "x"], "--model is missing"),
     (["train", "--config", "missing.yaml"], "cannot read 'missing.yaml'"),
     (["eval", "--model", "oracle", "--env", ENV, "--variant", "tset", "--out", "x"], "did you mean 'test'"),
     (["eval", "--model", "oracle", "--env", ENV, "--out", "/proc/palestra"], "/proc/palestra"),
@@ -124,6 +125,14 @@ def test_an_unwritable_folder_is_said(tmp_path: Path, organism: Path) -> None:
         assert result.returncode == 2, verb
         assert "Traceback" not in result.stderr
         assert str(tmp_path / "file" / "run") in result.stderr
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+    result = palestra("eval", "--model", "oracle", "--env", ENV, "--out", tmp_path)
+    assert result.returncode == 2
+    assert "is not empty and holds no evaluation" in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_envs_as_json() -> None:
