@@ -75,28 +75,59 @@ def test_killed_training_resumes_from_its_last_checkpoint(verb: str, tmp_path: P
     assert (out / "model.safetensors").read_bytes() == weights
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, organism: Path) -> None:
+CONTRAST = '''
+from palestra.envs import Demonstration, Reward, Task, TextEnv, register
+
+
+@register("test/Contrast-v0", variants={"train": {}, "test": {}})
+class Contrast(TextEnv):
+    """Rewards what even an ignorant model does now and then, so that every step has a gradient."""
+
+    max_turns = 1
+
+    def sample(self, rng):
+        text = "".join(rng.choice("abcdefgh") for _ in range(4))
+        return Task(prompt=f"A({text}) = ?", answer="h", key=text)
+
+    def grade(self, task, answer):
+        return Reward(float(answer > "d"))
+
+    def solve(self, task):
+        return Demonstration(("<answer>h</answer>",))
+'''
+
+
+@pytest.fixture
+def contrast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Install an environment with contrast for the processes of this test; its id."""
+    site = tmp_path / "site"
+    info = site / "contrast-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: contrast\nVersion: 1\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[palestra.envs]\nx = contrast_env\n", encoding="utf-8")
+    (site / "contrast_env.py").write_text(CONTRAST, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    return "test/Contrast-v0"
+
+
+@pytest.mark.parametrize("algo", ["grpo", "dapo"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    algo: str, tmp_path: Path, organism: Path, contrast: str
+) -> None:
     """Same tasks, same samples, same weights, whether or not it was killed."""
+    size = ["--steps", "24", "--prompts", "4", "--group-size", "4", "--max-tokens", "12", "--save-every", "5"]
     weights = []
     for name in ("killed", "whole"):
         out = tmp_path / name
-        command = [
-            "train",
-            "--model",
-            organism,
-            "--env",
-            ENV,
-            "--out",
-            out,
-            "--save-every",
-            "5",
-            *TRAINING["train"],
-        ]
+        command = ["train", "--model", organism, "--env", contrast, "--algo", algo, "--out", out, *size]
         if name == "killed":
             kill_when(start(*command), lambda out=out: any(out.glob("checkpoints/checkpoint-*/COMPLETE")))
         finish(*command)
         weights.append((out / "model.safetensors").read_bytes())
-    assert weights[0] == weights[1]
+        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+        gradients = [row["grad_norm"] for row in manifest["history"] if "grad_norm" in row]
+        assert sum(norm > 0 for norm in gradients) > 12, "too few steps have a gradient: the comparison says little"
+    assert weights[0] == weights[1] != (organism / "model.safetensors").read_bytes()
 
 
 def test_killed_eval_loses_and_repeats_nothing(tmp_path: Path, organism: Path) -> None:

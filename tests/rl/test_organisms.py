@@ -6,9 +6,11 @@ import pytest
 
 from palestra.agents.codec import ChatCodec
 from palestra.agents.models import check_model, load_model
-from palestra.envs import make
-from palestra.envs.errors import UsageError
+from palestra.envs import Demonstration, make
+from palestra.envs.errors import PalestraError, UsageError
 from palestra.rl.data import IGNORE, PadRows, shuffled, solved, training_row
+from palestra.rl.organisms.build import build
+from palestra.rl.organisms.recipe import load_recipe
 from palestra.rl.organisms.tokenizer import character_tokenizer
 
 CODEC = ChatCodec(character_tokenizer())
@@ -85,3 +87,18 @@ def test_a_folder_with_a_config_but_no_weights_gets_one_sentence(tmp_path: Path,
     (tmp_path / "half" / "config.json").write_bytes((organism / "config.json").read_bytes())
     with pytest.raises(UsageError, match="does not load"):
         load_model(str(tmp_path / "half"))
+
+
+def test_a_context_that_cuts_episodes_is_refused(tmp_path: Path, tiny_recipe: Path) -> None:
+    short = tmp_path / "short.yaml"
+    short.write_text(tiny_recipe.read_text(encoding="utf-8").replace("context: 96", "context: 12"), encoding="utf-8")
+    with pytest.raises(UsageError, match="tokens and its context is 12; raise model.context"):
+        build(load_recipe(str(short)), 0, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_demonstrations_that_do_not_solve_are_not_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make("palestra/StringCompose-v0")
+    monkeypatch.setattr(type(env), "solve", lambda self, task: Demonstration(("<answer>wrong</answer>",)))
+    with pytest.raises(PalestraError, match="gives its own demonstration outcome 0"):
+        solved(env, CODEC, 0)
