@@ -1,9 +1,9 @@
-"""What code in the local sandbox sees of the file system, and how bubblewrap is started to show it.
+"""What the zygote of the local sandbox sees of the file system, and how bubblewrap is started to show it.
 
 A root host process gives up root before bubblewrap starts. An unprivileged user may not be able to reach the
 interpreter (a home folder with mode 0700), so its files, and only what bubblewrap needs besides, are first
-bound into a mount namespace of their own; every execution enters it, drops the user for good, and goes on as
-it would for any other user. bubblewrap stays a direct child of the host process: a dying parent may kill its
+bound into a mount namespace of their own; every zygote enters it, drops the user for good, and goes on as it
+would for any other user. bubblewrap stays a direct child of the host process: a dying parent may kill its
 child only if it has the right to, which an intermediate root process without capabilities has not.
 """
 
@@ -13,15 +13,24 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterable
+from importlib import metadata
 from pathlib import Path
 
 from palestra.envs.sandbox.base import IsolationUnavailableError, SandboxError
-from palestra.envs.sandbox.process import ENVIRONMENT
 
 UNPRIVILEGED_ID = 65534
 """User and group (`nobody`) that the code runs as: inside always, outside too if the host process is root."""
 PYTHON = "/opt/python/bin/python"
-SOURCE = "/tmp/main.py"
+SITE = "/opt/site"
+"""Where the third-party packages are that the code may import."""
+ENVIRONMENT = {
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",  # the order of sets shows in what programs print, and episodes must repeat exactly
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",  # every arena reserves 64 MiB of the address space that is limited
+}
 _HOME = "/opt/python"
 _VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}{sys.abiflags}"
 _HOLD = "import os; os.write(1, b'%d\\n' % os.getpid()); os.read(0, 1)"
@@ -30,24 +39,24 @@ _Mount = tuple[str, str]
 
 
 class Launcher:
-    """Knows the command line, up to the options of one execution, that shows the sandbox's file system."""
+    """Knows the command line, up to what is to run, that shows the sandbox's file system."""
 
-    def __init__(self, bwrap: str, tmp_bytes: int) -> None:
+    def __init__(self, bwrap: str, packages: Iterable[str]) -> None:
         """Prepare, for root by staging the interpreter.
 
         Args:
             bwrap: Path of bubblewrap.
-            tmp_bytes: Size of /tmp.
+            packages: Names of installed distributions that are to be seen, where they are installed.
 
         Raises:
             IsolationUnavailableError: The host process is root and cannot drop that.
             SandboxError: bubblewrap failed at staging.
         """
-        mounts = [*_system_mounts(), *_python_mounts()]
+        mounts = [*_system_mounts(), *_python_mounts(), *_package_mounts(packages)]
         self._namespace: int | None = None
         self._release: Callable[[], object] = _nothing
         if os.geteuid() != 0:
-            self._command = [bwrap, *_inner(mounts, tmp_bytes)]
+            self._command = [bwrap, *_inner(mounts)]
             return
         setpriv, self._nsenter = _tool("setpriv"), _tool("nsenter")
         self._namespace = _stage(bwrap, [*mounts, (bwrap, "/opt/bwrap"), (setpriv, "/opt/setpriv")])
@@ -56,7 +65,7 @@ class Launcher:
         drop = ["--reuid", str(UNPRIVILEGED_ID), "--regid", str(UNPRIVILEGED_ID), "--clear-groups"]
         self._command = [
             *("/opt/setpriv", *drop, "--inh-caps=-all", "--bounding-set=-all", "/opt/bwrap"),
-            *_inner([(inside, inside) for _, inside in mounts], tmp_bytes),
+            *_inner([(inside, inside) for _, inside in mounts]),
         ]
 
     def command(self) -> list[str]:
@@ -102,18 +111,13 @@ def _stage(bwrap: str, mounts: list[_Mount]) -> int:
         return os.open(f"/proc/{int(pid)}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _inner(mounts: Iterable[_Mount], tmp_bytes: int) -> list[str]:
-    environment = {
-        "PATH": f"{_HOME}/bin",
-        "HOME": "/tmp",
-        "LANG": "C.UTF-8",
-        **ENVIRONMENT,
-        "LD_LIBRARY_PATH": f"{_HOME}/lib",
-        "MALLOC_ARENA_MAX": "2",  # every arena reserves 64 MiB of the address space that is limited
-    }
+def _inner(mounts: Iterable[_Mount]) -> list[str]:
+    environment = {"PATH": f"{_HOME}/bin", **ENVIRONMENT, "LD_LIBRARY_PATH": f"{_HOME}/lib"}
     return [
         *("--unshare-user", "--unshare-all", "--uid", str(UNPRIVILEGED_ID), "--gid", str(UNPRIVILEGED_ID)),
-        *("--cap-drop", "ALL", "--die-with-parent", "--new-session", "--as-pid-1", "--hostname", "sandbox"),
+        # Over its own namespaces only, and the zygote's alone: every child gives it up.
+        *("--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"),
+        *("--die-with-parent", "--new-session", "--as-pid-1", "--hostname", "sandbox"),
         *("--clearenv", *(part for item in environment.items() for part in ("--setenv", *item))),
         *_parents(mounts),
         *("--dir", "/etc"),
@@ -121,8 +125,9 @@ def _inner(mounts: Iterable[_Mount], tmp_bytes: int) -> list[str]:
         *(part for folder in _third_party() for part in ("--tmpfs", folder, "--remount-ro", folder)),
         *("--tmpfs", "/dev"),
         *(part for name in ("null", "zero", "full", "urandom", "random") for part in _device(name)),
-        *("--remount-ro", "/dev", "--size", str(tmp_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp"),
-        *("--remount-ro", "/"),
+        # What asks for shared memory (the locks of multiprocessing) gets it in /tmp, which is limited.
+        *("--symlink", "/tmp", "/dev/shm", "--remount-ro", "/dev"),
+        *("--proc", "/proc", "--dir", "/tmp", "--remount-ro", "/", "--chdir", "/"),
     ]
 
 
@@ -160,6 +165,20 @@ def _python_mounts() -> list[_Mount]:
         raise IsolationUnavailableError("local", reason, "Use a regular Python")
     folders = [(str(prefix / name), f"{_HOME}/{name}") for name in _library_folders()]
     return [(str(binary), PYTHON), *folders]
+
+
+def _package_mounts(packages: Iterable[str]) -> list[_Mount]:
+    mounts = []
+    for package in packages:
+        try:
+            distribution = metadata.distribution(package)
+        except metadata.PackageNotFoundError:
+            continue
+        tops = {file.parts[0] for file in distribution.files or () if file.parts[0] != ".."}
+        for top in sorted(tops):
+            if not top.endswith(".dist-info") and top != "__pycache__":
+                mounts.append((os.path.realpath(str(distribution.locate_file(top))), f"{SITE}/{top}"))
+    return mounts
 
 
 def _library_folders() -> list[str]:

@@ -1,49 +1,45 @@
-"""The sandbox `local`: bubblewrap, one set of Linux namespaces for every execution.
+"""The sandbox `local`: a zygote in bubblewrap, and Linux namespaces of its own for every execution.
 
-The code runs as pid 1 of its own pid namespace, without capabilities, network, /proc, host files, host
-environment or new processes; it sees a read-only Python with its standard library, and a small private /tmp.
-Invariants: `run` returns only after every process of the execution is dead; nothing is left on the host;
-where any of this cannot be had, the constructor raises and nothing weaker is used.
+Code runs as the first process of its own pid namespace, in its own mount, ipc and user namespaces, without
+capabilities, network, /proc, host files or host environment; it sees a read-only Python with its standard
+library and a few packages, and a small private /tmp. Invariants: a result is told only after every process of
+the execution is dead; nothing is left on the host; where any of this cannot be had, opening raises and
+nothing weaker is used.
 
 What is promised against whom, and which test holds it: docs/security.md.
 """
 
 import json
-import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+from typing import Any
 
+from palestra.envs.errors import UsageError
 from palestra.envs.sandbox import seccomp
-from palestra.envs.sandbox.base import (
-    DEFAULT_TIMEOUT_S,
-    ExecResult,
-    IsolationUnavailableError,
-    SandboxError,
-)
-from palestra.envs.sandbox.layout import PYTHON, SOURCE, UNPRIVILEGED_ID, Launcher
-from palestra.envs.sandbox.process import (
-    MAX_SOURCE_BYTES,
-    Descriptors,
-    Stream,
-    Watch,
-    encode_source,
-    interpreter_arguments,
-    too_long,
-)
+from palestra.envs.sandbox.base import IsolationUnavailableError, Limits, SandboxError
+from palestra.envs.sandbox.bundle import boot_arguments, bundle, memory_file
+from palestra.envs.sandbox.cgroups import ControlGroups
+from palestra.envs.sandbox.inside.execution import Child
+from palestra.envs.sandbox.layout import PYTHON, SITE, UNPRIVILEGED_ID, Launcher
+from palestra.envs.sandbox.pool import PoolSandbox
+from palestra.envs.sandbox.worker import ProcessWorker, Worker
 
+PACKAGES = ("numpy", "sympy", "mpmath")
+"""Distributions that code may import, where they are installed."""
+PRELOADED = ("numpy", "numpy.random", "sympy")
+"""Modules that are imported once, before any code comes."""
 _MIB = 1024 * 1024
-_GRACE_S = 5.0
+_PER_WORKER = 8
+"""Executions at a time that one zygote keeps up with."""
+_SPARES = 2
+_PROBE_LIMIT_S = 20.0
 _INSTALL = "Install bubblewrap 0.8 or newer (Debian, Ubuntu: apt install bubblewrap)"
 _ENABLE = (
     "Allow unprivileged user namespaces (Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0; "
     "Debian: sysctl kernel.unprivileged_userns_clone=1; in a container: a seccomp profile that allows "
-    "unshare and mount)"
+    "unshare and mount), or use the sandbox 'docker' or 'e2b'"
 )
 _PROBE = """\
 import os, socket
@@ -52,175 +48,148 @@ try:
     vsock = "open"
 except PermissionError:
     vsock = "closed"
-foreign = set(os.listdir("/")) - {"dev", "etc", "lib", "lib64", "opt", "tmp", "usr"}
-print(os.getpid(), os.getuid(), vsock, sorted(foreign))
+foreign = set(os.listdir("/")) - {"dev", "etc", "lib", "lib64", "opt", "proc", "tmp", "usr"}
+print(os.getpid(), os.getuid(), vsock, sorted(foreign), os.listdir("/proc"), os.listdir("/tmp"))
 """
-_ISOLATED = f"1 {UNPRIVILEGED_ID} closed []\n"
+_ISOLATED = f"1 {UNPRIVILEGED_ID} closed [] [] ['main.py']\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one execution may use."""
-
-    memory_mib: int = 1024
-    """Address space of a process."""
-    tmp_mib: int = 64
-    """Size of /tmp, and of a file."""
-    tasks: int = 32
-    """Threads and processes together."""
-    open_files: int = 128
-    fork: bool = False
-    """Whether new processes are allowed. Memory is then bounded only by `tasks` times `memory_mib`."""
-
-    def for_run(self, timeout: float) -> dict[str, int]:
-        """The resource limits of a run of `timeout` seconds: name without `RLIMIT_` -> value."""
-        return {
-            "AS": self.memory_mib * _MIB,
-            # A backstop only: the wall clock ends a run first, unless several threads compute.
-            "CPU": math.ceil(timeout) + 1,
-            "FSIZE": self.tmp_mib * _MIB,
-            "NPROC": self.tasks,
-            "NOFILE": self.open_files,
-            "STACK": 8 * _MIB,
-            "CORE": 0,
-            "MEMLOCK": 0,
-            "MSGQUEUE": 0,
-            "SIGPENDING": 256,
-        }
-
-
-class LocalSandbox:
+class LocalSandbox(PoolSandbox):
     """Runs each piece of code in namespaces of its own; see the module docstring."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        """Find bubblewrap and prove, by one execution, that it isolates.
+    name = "local"
+
+    def __init__(self, limits: Limits | None = None, *, at_once: int | None = None) -> None:
+        """Find bubblewrap, start the first zygote, and prove by one execution that it isolates.
+
+        Args:
+            limits: What one execution may use.
+            at_once: Executions at a time; default: one per processor. Sessions are not counted, their cells are.
 
         Raises:
             IsolationUnavailableError: Something is missing or switched off; says what.
+            UsageError: Processes are asked for where their memory cannot be limited.
         """
         self.limits = limits or Limits()
-        self._closed = False
-        if sys.platform != "linux":
-            raise IsolationUnavailableError("local", "it needs Linux", "Use a Linux machine")
-        if not seccomp.supported():
-            raise IsolationUnavailableError(
-                "local", "its system-call filter knows x86-64 and aarch64 only", "Use such a machine"
+        self._groups = _control_groups(self.limits)
+        if self.limits.processes and self._groups is None:
+            raise UsageError(
+                "the sandbox 'local' can allow processes only where it can make control groups to limit their "
+                "memory together; run as root, or use the sandbox 'docker'"
             )
-        bwrap = shutil.which("bwrap")
-        if bwrap is None:
-            raise IsolationUnavailableError("local", "bubblewrap (bwrap) was not found", _INSTALL)
-        self._filter = seccomp.build(fork=self.limits.fork)
+        self.processes = self._groups is not None and self.limits.processes is not False
+        at_once = at_once or os.cpu_count() or 1
+        workers = -(-at_once // _PER_WORKER)
         try:
-            self._launcher = Launcher(os.path.realpath(bwrap), self.limits.tmp_mib * _MIB)
+            self._launcher = Launcher(_bubblewrap(), PACKAGES)
+            super().__init__(self._new_worker, workers=workers, slots=at_once, at_once=-(-at_once // workers))
             self._probe()
         except (SandboxError, OSError) as error:
+            self._release()
             remedy = _INSTALL if "Unknown option" in str(error) else _ENABLE
             raise IsolationUnavailableError("local", str(error), remedy) from error
 
-    def run(self, code: str, *, stdin: str = "", timeout: float = DEFAULT_TIMEOUT_S) -> ExecResult:
-        """Run `code` in fresh namespaces; see `Sandbox.run`."""
-        if self._closed:
-            raise SandboxError("the sandbox is closed")
-        if not (math.isfinite(timeout) and timeout > 0):
-            raise ValueError(f"timeout must be a positive number of seconds, not {timeout}")
-        source = encode_source(code)
-        if len(source) > MAX_SOURCE_BYTES:
-            return too_long()
-        descriptors = Descriptors()
-        try:
-            return self._run(descriptors, source, stdin, timeout)
-        except OSError as error:
-            raise SandboxError(f"the sandbox could not be started: {error}") from error
-        finally:
-            descriptors.close()
+    def describe(self) -> dict[str, str]:
+        """Return what is enforced; see `Sandbox.describe`."""
+        facts = json.loads(self.worker_facts())
+        limits = self.limits
+        return {
+            "isolation": "bubblewrap; own pid, mount, ipc and user namespaces per execution; no network",
+            "user": f"{UNPRIVILEGED_ID}, without capabilities",
+            "seccomp": f"deny-list, {len(seccomp.build(fork=self.processes)) // 8} instructions",
+            "processes": f"at most {limits.tasks} with threads" if self.processes else "one, with threads",
+            "memory": f"{limits.memory_mib} MiB, "
+            + ("of all processes together (control group)" if self._groups else "by address space (no control group)"),
+            "/tmp": f"{limits.tmp_mib} MiB, {limits.files} files",
+            "python": facts.get("python", "unknown"),
+            "packages": ", ".join(f"{k} {v}".strip() for k, v in facts.get("packages", {}).items()),
+        }
 
     def close(self) -> None:
-        """Refuse later runs and release the staged interpreter."""
-        self._closed = True
-        self._launcher.close()
+        """End everything; see `Sandbox.close`."""
+        super().close()
+        self._release()
 
-    def __enter__(self) -> Self:
-        return self
+    def _release(self) -> None:
+        if self._groups is not None:
+            self._groups.close()
+        if "_launcher" in self.__dict__:
+            self._launcher.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _run(self, descriptors: Descriptors, source: bytes, stdin: str, timeout: float) -> ExecResult:
-        reads, writes = zip(*(descriptors.pipe() for _ in range(4)), strict=True)
-        stdout, stderr, ready, info = writes
-        code = descriptors.sealed(source)
-        rules = descriptors.sealed(self._filter)
-        process = subprocess.Popen(
-            [
-                *self._launcher.command(),
-                *("--json-status-fd", str(info), "--seccomp", str(rules)),
-                *("--file", str(code), SOURCE, "--", PYTHON),
-                *interpreter_arguments(SOURCE, ready, self.limits.for_run(timeout)),
-            ],
-            stdin=descriptors.sealed(encode_source(stdin)) if stdin else subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            pass_fds=(ready, info, code, rules),
-            env={},  # bubblewrap's own environment could be read through /proc if a bug ever showed one
-            cwd="/",
-            start_new_session=True,  # so that the group can be killed, and no terminal signal reaches it
+    def _new_worker(self) -> Worker:
+        limits = self.limits
+        config = {
+            "isolation": "namespaces",
+            "preload": PRELOADED,
+            "memory_mib": limits.memory_mib,
+            "rlimits": rlimits(limits) | {"NPROC": limits.tasks},
+            "tmpfs": f"size={limits.tmp_mib}m,nr_inodes={limits.files},mode=1777",
+            "filter": seccomp.build(fork=self.processes).hex(),
+        }
+        return ProcessWorker(
+            lambda control: self._launch(control, config),
+            spares=min(_SPARES, self._at_once),
+            new_group=self._groups.new if self._groups else None,
+            settle=_nothing_left,
         )
-        streams = dict(zip(("stdout", "stderr", "ready", "info"), map(Stream, reads), strict=True))
-        execution = _Execution(process, streams["info"])
+
+    def _launch(self, control: int, config: dict[str, Any]) -> "subprocess.Popen[bytes]":
+        source = memory_file(bundle("zygote", config | {"control": control}, [SITE]))
         try:
-            descriptors.close(*writes)
-            pidfd = descriptors.own(os.pidfd_open(process.pid))
-            watch = Watch(pidfd, streams, timeout=timeout, kill=execution.kill)
-            watch.run()
-            return watch.result(execution.exit_code())
+            return subprocess.Popen(
+                [*self._launcher.command(), "--", PYTHON, *boot_arguments(source)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(control, source),
+                env={},  # bubblewrap's own environment could be read through /proc if a bug ever showed one
+                cwd="/",
+                start_new_session=True,  # so that no signal of a terminal reaches it
+            )
         finally:
-            execution.end()
+            os.close(source)
 
     def _probe(self) -> None:
-        result = self.run(_PROBE)
+        result = self.run(_PROBE, timeout=_PROBE_LIMIT_S)
         if result.stdout != _ISOLATED:
             seen = result.stdout + result.stderr
             raise SandboxError(f"the self-test ended with '{result.status}' and saw {seen!r}")
 
 
-class _Execution:
-    """The processes of one execution, seen from the host."""
+def rlimits(limits: Limits) -> dict[str, int]:
+    """Return the resource limits of a process inside, but for those that depend on where it runs."""
+    return {
+        "FSIZE": limits.tmp_mib * _MIB,
+        "NOFILE": limits.open_files,
+        "STACK": 8 * _MIB,
+        "CORE": 0,
+        "MEMLOCK": 0,
+        "MSGQUEUE": 0,
+        "SIGPENDING": 256,
+    }
 
-    def __init__(self, process: "subprocess.Popen[bytes]", info: Stream) -> None:
-        self._process = process
-        self._info = info
 
-    def kill(self) -> None:
-        """Kill pid 1 of the execution, which takes its namespace along; failing that, all that we started."""
-        first = self._reported("child-pid")
-        try:
-            if first is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
-                os.kill(first, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+def _bubblewrap() -> str:
+    if sys.platform != "linux":
+        raise IsolationUnavailableError("local", "it needs Linux", "Use a Linux machine")
+    if not seccomp.supported():
+        raise IsolationUnavailableError(
+            "local", "its system-call filter knows x86-64 and aarch64 only", "Use such a machine"
+        )
+    path = shutil.which("bwrap")
+    if path is None:
+        raise IsolationUnavailableError("local", "bubblewrap (bwrap) was not found", _INSTALL)
+    return os.path.realpath(path)
 
-    def exit_code(self) -> int | None:
-        """The exit code that bubblewrap reported; None if it did not live to report one."""
-        return self._reported("exit-code")
 
-    def end(self) -> None:
-        """Make sure that nothing is left, also where the host gave up or was interrupted while it waited."""
-        if self._process.poll() is None:
-            self.kill()
-            try:
-                self._process.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
-
-    def _reported(self, key: str) -> int | None:
-        """Read a number from the JSON lines that bubblewrap writes to a pipe which the code never holds."""
-        for line in self._info.kept.splitlines():
-            report = json.loads(line)
-            if key in report:
-                return int(report[key])
+def _control_groups(limits: Limits) -> ControlGroups | None:
+    if limits.processes is False:
         return None
+    try:
+        return ControlGroups((limits.memory_mib + limits.tmp_mib) * _MIB, limits.tasks)
+    except OSError:
+        return None
+
+
+def _nothing_left(child: Child) -> None:
+    """The pid namespace ended with its first process, and its file system with its last descriptor."""

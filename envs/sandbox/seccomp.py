@@ -2,7 +2,8 @@
 
 It is a deny-list for x86-64 and aarch64 (`man 2 seccomp`; numbers from the kernel's `asm/unistd_64.h` and
 `asm-generic/unistd.h`). Namespaces and an unprivileged user already confine the code; the filter takes away
-kernel interfaces that have been ways around them. Invariants: a call through another ABI (32-bit, x32) kills
+kernel interfaces that have been ways around them. There are no sockets but pairs of streams: executions share a
+network namespace, in which they could find each other. Invariants: a call through another ABI (32-bit, x32) kills
 the process; a call newer than this list does not exist (ENOSYS); what cannot be judged by its registers
 (`clone3` keeps its flags behind a pointer) does not exist either.
 """
@@ -45,12 +46,20 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     # namespaces
     "unshare": (272, 97),
     "setns": (308, 268),
+    # any network, also the one that executions in one network namespace would share
+    "socket": (41, 198),
+    "bind": (49, 200),
+    "connect": (42, 203),
+    "listen": (50, 201),
+    "accept": (43, 202),
+    "accept4": (288, 242),
     # other processes
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
     "process_madvise": (440, 440),
     "kcmp": (312, 272),
+    "ioprio_set": (251, 30),
     "pidfd_getfd": (438, 438),
     # wide kernel interfaces
     "add_key": (248, 217),
@@ -109,17 +118,22 @@ JUDGED: dict[str, tuple[int | None, int | None]] = {
     "clone3": (435, 435),
     "fork": (57, None),
     "vfork": (58, None),
-    "socket": (41, 198),
     "socketpair": (53, 199),
     "prctl": (157, 167),
     "ioctl": (16, 29),
     "setsockopt": (54, 208),
+    "prlimit64": (302, 261),
+    "setpriority": (141, 140),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
 }
 """Calls that are refused or allowed by their arguments, by `fork`, or with another error."""
 
 _NEW_NAMESPACE = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}
 _CLONE_THREAD = 0x00010000
-_FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
+_AF_UNIX, _SOCK_STREAM, _OTHER_TYPES = 1, 1, 0xE
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP = 1, 22
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _SOL_SOCKET, _SO_SNDBUF, _SO_RCVBUF = 1, 7, 8
@@ -190,8 +204,12 @@ def _rule(name: str, fork: bool) -> list[_Instruction]:
             return [(_RETURN, 0, 0, ABSENT)]
         case "fork" | "vfork":
             return [allow if fork else refuse]
-        case "socket" | "socketpair":
-            return [_argument(0), *(i for f in _FAMILIES for i in _when(_EQUAL, f, ALLOW)), refuse]
+        case "socketpair":
+            # Streams only: a datagram socket can send to a name, also one that was made as half of a pair.
+            return [
+                *(_argument(0), (_EQUAL, 1, 0, _AF_UNIX), refuse),
+                *(_argument(1), *_when(_ANY_BIT, _OTHER_TYPES, REFUSE), *_when(_ANY_BIT, _SOCK_STREAM, ALLOW), refuse),
+            ]
         case "prctl":
             # The parent-death signal is what ends the sandbox when the host process is killed.
             options = (_PR_SET_PDEATHSIG, _PR_SET_SECCOMP)
@@ -199,6 +217,11 @@ def _rule(name: str, fork: bool) -> list[_Instruction]:
         case "ioctl":
             requests = (_TIOCSTI, _TIOCLINUX)
             return [_argument(1), *(i for r in requests for i in _when(_EQUAL, r, REFUSE)), allow]
+        case "prlimit64" | "sched_setaffinity" | "sched_setattr" | "sched_setparam" | "sched_setscheduler":
+            # On itself only: what forks the executions of a container belongs to the same user.
+            return [_argument(0), *_when(_EQUAL, 0, ALLOW), refuse]
+        case "setpriority":
+            return [_argument(0), (_EQUAL, 1, 0, 0), refuse, _argument(1), *_when(_EQUAL, 0, ALLOW), refuse]
         case "setsockopt":
             # Buffers of sockets are kernel memory, which no limit of a process counts.
             sizes = (_SO_SNDBUF, _SO_RCVBUF)

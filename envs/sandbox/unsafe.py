@@ -1,106 +1,94 @@
-"""The sandbox `unsafe-process`: no sandbox at all, an ordinary process with the same interface.
+"""The sandbox `unsafe-process`: no sandbox at all, ordinary processes with the same interface.
 
 The code has every right of the user who runs it: files, network, other processes. For trying things out where
 isolation cannot be had, and only with code that you would run yourself. It is never chosen for anyone.
 """
 
-import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 from palestra.envs.errors import MissingPrerequisiteError
-from palestra.envs.sandbox.base import DEFAULT_TIMEOUT_S, ExecResult, SandboxError
-from palestra.envs.sandbox.process import (
-    ENVIRONMENT,
-    MAX_SOURCE_BYTES,
-    Descriptors,
-    Stream,
-    Watch,
-    encode_source,
-    interpreter_arguments,
-    too_long,
-)
+from palestra.envs.sandbox.base import Limits
+from palestra.envs.sandbox.bundle import boot_arguments, bundle, memory_file
+from palestra.envs.sandbox.inside.execution import Child
+from palestra.envs.sandbox.layout import ENVIRONMENT
+from palestra.envs.sandbox.local import PRELOADED
+from palestra.envs.sandbox.pool import PoolSandbox
+from palestra.envs.sandbox.worker import ProcessWorker, Worker
 
 
-class UnsafeProcess:
+class UnsafeProcess(PoolSandbox):
     """Runs each piece of code in a process of its own, with a time and an output limit and nothing else."""
 
-    def __init__(self) -> None:
-        """Open it.
+    name = "unsafe-process"
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        """Start it.
+
+        Args:
+            limits: Taken for the sake of the interface; nothing is limited.
 
         Raises:
             MissingPrerequisiteError: The machine does not run Linux.
+            SandboxError: The process did not start.
         """
         if sys.platform != "linux":
             raise MissingPrerequisiteError("the sandbox 'unsafe-process' needs Linux")
-        self._closed = False
+        self._folder = tempfile.TemporaryDirectory(prefix="palestra-")
+        slots = os.cpu_count() or 1
+        super().__init__(self._new_worker, workers=1, slots=slots, at_once=slots)
 
-    def run(self, code: str, *, stdin: str = "", timeout: float = DEFAULT_TIMEOUT_S) -> ExecResult:
-        """Run `code` with your own rights; see `Sandbox.run`."""
-        if self._closed:
-            raise SandboxError("the sandbox is closed")
-        if not (math.isfinite(timeout) and timeout > 0):
-            raise ValueError(f"timeout must be a positive number of seconds, not {timeout}")
-        source = encode_source(code)
-        if len(source) > MAX_SOURCE_BYTES:
-            return too_long()
-        descriptors = Descriptors()
-        try:
-            with tempfile.TemporaryDirectory(prefix="palestra-") as folder:
-                path = Path(folder, "main.py")
-                path.write_bytes(source)
-                return self._run(descriptors, path, stdin, timeout)
-        except OSError as error:
-            raise SandboxError(f"the process could not be started: {error}") from error
-        finally:
-            descriptors.close()
+    def describe(self) -> dict[str, str]:
+        """Say that nothing is enforced."""
+        return {"isolation": "none: the code has all your rights"}
 
     def close(self) -> None:
-        """Refuse later runs; nothing is kept between runs."""
-        self._closed = True
+        """End everything; see `Sandbox.close`."""
+        super().close()
+        self._folder.cleanup()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _run(self, descriptors: Descriptors, path: Path, stdin: str, timeout: float) -> ExecResult:
-        reads, writes = zip(*(descriptors.pipe() for _ in range(3)), strict=True)
-        stdout, stderr, ready = writes
-        process = subprocess.Popen(
-            [sys.executable, *interpreter_arguments(str(path), ready, {})],
-            stdin=descriptors.sealed(encode_source(stdin)) if stdin else subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            pass_fds=(ready,),
-            env={k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | ENVIRONMENT,
-            cwd=path.parent,
-            start_new_session=True,
+    def _new_worker(self) -> Worker:
+        config = {
+            "isolation": "none",
+            "preload": PRELOADED,
+            "memory_mib": 0,
+            "rlimits": {},
+            "tmpfs": "",
+            "filter": "",
+        }
+        return ProcessWorker(
+            lambda control: self._launch(control, config), spares=1, new_group=None, settle=_end_what_is_left
         )
+
+    def _launch(self, control: int, config: dict[str, Any]) -> "subprocess.Popen[bytes]":
+        source = memory_file(bundle("zygote", config | {"control": control}, []))
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         try:
-            descriptors.close(*writes)
-            streams = dict(zip(("stdout", "stderr", "ready"), map(Stream, reads), strict=True))
-            pidfd = descriptors.own(os.pidfd_open(process.pid))
-            watch = Watch(pidfd, streams, timeout=timeout, kill=lambda: _kill(process))
-            watch.run()
-            code = process.wait()
-            return watch.result(code if code >= 0 else 128 - code)
+            return subprocess.Popen(
+                [sys.executable, *boot_arguments(source)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(control, source),
+                env=inherited | ENVIRONMENT | {"HOME": self._folder.name},
+                cwd=self._folder.name,
+                start_new_session=True,
+            )
         finally:
-            _kill(process)
-            process.wait()
+            os.close(source)
 
 
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+def _end_what_is_left(child: Child) -> None:
+    """Kill the processes of the child's group, and remove its folder."""
+    if child.pid > 0:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    if child.folder >= 0:
+        shutil.rmtree(Path(f"/proc/self/fd/{child.folder}").readlink(), ignore_errors=True)

@@ -1,0 +1,233 @@
+"""The first process of a container: a supervisor with a zygote beside it, and frames on standard input and output.
+
+The container is the isolation, and all in it belongs to one user. So one execution runs at a time and nothing
+waits beside it; what it left, processes and files, is removed before its outcome is told. Code can end the
+zygote, but neither this process (the kernel lets nobody signal the first one) nor what it is told; a container
+that cannot be put in order again says so, and the host throws it away. It ends when standard input does.
+"""
+
+import json
+import os
+import selectors
+import signal
+import socket
+from typing import Any
+
+from palestra.envs.sandbox.inside import files, jail, zygote
+from palestra.envs.sandbox.inside.execution import Child, Group, InfrastructureError, Outcome, RefusedError
+from palestra.envs.sandbox.inside.supervisor import Supervisor
+from palestra.envs.sandbox.inside.wire import KEY_BYTES, TO_HOST, TO_RUNNER, Decoder, Encoder, Message, WireError
+
+_SWEEPS = 50
+_KILL_COUNTS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+_FOLDERS = ("/tmp", "/dev/shm")
+
+
+def main(config: dict[str, Any]) -> None:
+    """Be the container's first process; ends with the process."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        zygote.main(config | {"control": theirs.detach()})
+        os._exit(0)
+    theirs.close()
+    jail.set_dumpable(False)
+    _Container(ours, pid, _read_exactly(KEY_BYTES)).serve()
+
+
+def _read_exactly(count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        part = os.read(0, count - len(data))
+        if not part:
+            os._exit(0)
+        data += part
+    return data
+
+
+class _Container:
+    def __init__(self, control: socket.socket, zygote_pid: int, key: bytes) -> None:
+        self._zygote_pid = zygote_pid
+        self._encoder = Encoder(key, TO_HOST)
+        self._decoder = Decoder(key, TO_RUNNER)
+        kills = next((path for path in _KILL_COUNTS if os.access(path, os.R_OK)), None)
+        self._supervisor = Supervisor(
+            control, spares=1, new_group=None, settle=self._settle, gone=self._sweep, ambient=Group([], kills)
+        )
+        self._session: Child | None = None
+        self._cancels: dict[int, Any] = {}
+        self._greeted = False
+        self._supervisor.selector.register(0, selectors.EVENT_READ, self._on_input)
+
+    def serve(self) -> None:
+        """Answer requests until nobody sends any, or nothing can be promised any more."""
+        while self._supervisor.failure is None:
+            self._supervisor.step()
+            if self._supervisor.facts is not None and not self._greeted:
+                self._greeted = True
+                self._send(0, json.loads(self._supervisor.facts))
+            self._reap()
+        self._send(0, {"failure": self._supervisor.failure})
+
+    def _send(self, number: int, header: dict[str, Any], body: bytes = b"") -> None:
+        view = memoryview(self._encoder.encode(number, header, body))
+        try:
+            while view:
+                view = view[os.write(1, view) :]
+        except OSError:
+            os._exit(0)
+
+    def _on_input(self) -> None:
+        data = os.read(0, 1 << 20)
+        if not data:
+            os._exit(0)
+        try:
+            for message in self._decoder.feed(data):
+                self._answer(message)
+        except WireError:
+            os._exit(1)
+
+    def _answer(self, message: Message) -> None:
+        number, header, body = message
+        match header["op"]:
+            case "run":
+                parts = _split(body, header["sizes"])
+                given = dict(zip(header["files"], parts[2:], strict=True))
+                self._cancels[number] = self._supervisor.run(
+                    _memory(parts[0]), _memory(parts[1]), given, header["timeout"], lambda o: self._told(number, o)
+                )
+            case "open":
+                self._supervisor.open(lambda child: self._opened(number, child))
+            case "cell":
+                assert self._session is not None
+                code, stdin = map(_memory, _split(body, header["sizes"]))
+                self._supervisor.cell(self._session, code, stdin, header["timeout"], lambda o: self._told(number, o))
+            case "kill":
+                self._cancels.get(header["target"], self._close_session)()
+            case "close":
+                self._close_session()
+            case "write" | "read" | "list":
+                self._send(number, *self._file(header, body))
+
+    def _told(self, number: int, outcome: Outcome | InfrastructureError) -> None:
+        self._cancels.pop(number, None)
+        if isinstance(outcome, InfrastructureError):
+            kind = "refused" if isinstance(outcome, RefusedError) else "failure"
+            self._send(number, {kind: str(outcome)})
+            return
+        header = {
+            "status": outcome.status,
+            "exit_code": outcome.exit_code,
+            "wall_s": outcome.wall_s,
+            "cpu_s": outcome.cpu_s,
+            "alive": outcome.alive,
+            "stdout": len(outcome.stdout),
+        }
+        self._send(number, header, outcome.stdout + outcome.stderr)
+
+    def _opened(self, number: int, child: Child | InfrastructureError) -> None:
+        if isinstance(child, InfrastructureError):
+            self._send(number, {"failure": str(child)})
+            return
+        self._session = child
+        self._send(number, {})
+
+    def _close_session(self) -> None:
+        if self._session is not None:
+            self._supervisor.close(self._session)
+            self._session = None
+
+    def _file(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        if self._session is None or self._session.stage == "ending":
+            return {"ended": True}, b""
+        try:
+            match header["op"]:
+                case "write":
+                    files.write(self._session.folder, header["path"], body)
+                    return {}, b""
+                case "read":
+                    return {}, files.read(self._session.folder, header["path"], header["limit"])
+                case _:
+                    return {"files": files.listing(self._session.folder)}, b""
+        except OSError as error:
+            return {"missing": str(error)}, b""
+
+    def _settle(self, child: Child) -> None:
+        """Kill and remove what an execution left."""
+        if child.stage == "waiting":
+            return
+        self._sweep()
+        for path in _FOLDERS:
+            if os.path.isdir(path):
+                folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    files.clear(folder)
+                finally:
+                    os.close(folder)
+
+    def _sweep(self) -> None:
+        """Kill all processes but this one and the zygote, which may have been stopped."""
+        for _ in range(_SWEEPS):
+            left = [pid for pid in _processes() if pid not in (1, self._zygote_pid)]
+            if not left:
+                break
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            self._reap()
+        else:
+            os.kill(-1, signal.SIGKILL)  # all at once, the zygote too: nothing can outrun that
+            raise OSError("processes were made faster than they could be killed")
+        try:
+            os.kill(self._zygote_pid, signal.SIGCONT)
+        except ProcessLookupError:
+            pass
+
+    def _reap(self) -> None:
+        """Collect dead processes that were left to us; the zygote collects its own children."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._supervisor.orphaned(pid, status, round((usage.ru_utime + usage.ru_stime) * 1e6))
+
+
+def _processes() -> list[int]:
+    """All processes but the dead that nobody has collected yet."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    state = file.read().rpartition(b")")[2].split()[0]
+            except OSError:
+                continue
+            if state not in (b"Z", b"X"):
+                found.append(int(name))
+    return found
+
+
+def _split(body: bytes, sizes: list[int]) -> list[bytes]:
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(body[start : start + size])
+        start += size
+    return parts
+
+
+def _memory(data: bytes) -> int:
+    """Return a descriptor of an anonymous file with that content, at its start."""
+    descriptor = os.memfd_create("task", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

@@ -1,0 +1,144 @@
+"""Files in a child's working folder, read and written from outside while hostile code may be changing it.
+
+Every part of a path is opened relative to the folder before it and without following links, so that nothing
+outside the folder can be reached, whatever is renamed or linked meanwhile. Root acts as the folder's owner
+does: the file system belongs to a user namespace that knows no root.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from palestra.envs.sandbox.inside import jail
+
+MAX_LISTED = 10_000
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_DEPTH = 32
+
+
+def write(folder: int, path: str, data: bytes) -> None:
+    """Write a file, replacing one that is there; parent folders are made.
+
+    Args:
+        folder: Descriptor of the working folder.
+        path: Relative, without `.` and `..`.
+        data: The content.
+
+    Raises:
+        OSError: Something on the path is in the way, or there is no room.
+    """
+    *parents, name = path.split("/")
+    with _as_owner(folder), _Walk(folder) as walk:
+        for part in parents:
+            try:
+                os.mkdir(part, 0o755, dir_fd=walk.at)
+            except FileExistsError:
+                pass
+            walk.enter(part)
+        try:
+            os.unlink(name, dir_fd=walk.at)
+        except FileNotFoundError:
+            pass
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(name, flags, 0o644, dir_fd=walk.at), "wb") as file:
+            file.write(data)
+
+
+def read(folder: int, path: str, limit: int) -> bytes:
+    """Return the first `limit` bytes of a regular file.
+
+    Raises:
+        OSError: There is no such regular file, or something on the path is a link.
+    """
+    *parents, name = path.split("/")
+    with _as_owner(folder), _Walk(folder) as walk:
+        for part in parents:
+            walk.enter(part)
+        # Not blocking: it may be a pipe, which nobody writes to.
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=walk.at)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise FileNotFoundError(f"not a regular file: {path}")
+        parts = []
+        while limit > 0 and (data := file.read(min(limit, 1 << 20))):
+            parts.append(data)
+            limit -= len(data)
+        return b"".join(parts)
+
+
+def listing(folder: int) -> list[str]:
+    """Return the relative paths of the regular files, sorted; at most `MAX_LISTED`, some levels deep."""
+    found: list[str] = []
+    with _as_owner(folder):
+        _list(folder, "", 0, found)
+    return sorted(found)
+
+
+def clear(folder: int) -> None:
+    """Remove everything in the folder.
+
+    Raises:
+        OSError: Something could not be removed.
+    """
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            inner = os.open(entry.name, _FOLDER, dir_fd=folder)
+            try:
+                os.fchmod(inner, 0o700)
+                clear(inner)
+            finally:
+                os.close(inner)
+            os.rmdir(entry.name, dir_fd=folder)
+        else:
+            os.unlink(entry.name, dir_fd=folder)
+
+
+class _Walk:
+    """Goes down from a folder, one part of a path at a time."""
+
+    def __init__(self, folder: int) -> None:
+        self.at = os.dup(folder)
+
+    def enter(self, name: str) -> None:
+        """Go into a folder."""
+        below = os.open(name, _FOLDER, dir_fd=self.at)
+        os.close(self.at)
+        self.at = below
+
+    def __enter__(self) -> "_Walk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.at)
+
+
+@contextmanager
+def _as_owner(folder: int) -> Iterator[None]:
+    if os.geteuid() != 0:
+        yield
+        return
+    owner = os.fstat(folder)
+    jail.set_file_identity(owner.st_uid, owner.st_gid)
+    try:
+        yield
+    finally:
+        jail.set_file_identity(0, 0)
+
+
+def _list(folder: int, prefix: str, depth: int, found: list[str]) -> None:
+    for entry in os.scandir(folder):
+        if len(found) >= MAX_LISTED:
+            return
+        name = prefix + os.fsencode(entry.name).decode("utf-8", "replace")
+        if entry.is_file(follow_symlinks=False):
+            found.append(name)
+        elif entry.is_dir(follow_symlinks=False) and depth < _MAX_DEPTH:
+            try:
+                inner = os.open(entry.name, _FOLDER, dir_fd=folder)
+            except OSError:
+                continue
+            try:
+                _list(inner, name + "/", depth + 1, found)
+            finally:
+                os.close(inner)

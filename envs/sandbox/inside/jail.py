@@ -1,0 +1,120 @@
+"""Linux namespaces, capabilities and seccomp by way of libc: what a child gives up before it runs anything.
+
+Every function raises `OSError` where the kernel refuses.
+"""
+
+import ctypes
+import os
+import struct
+
+NEWNS, NEWIPC, NEWUSER, NEWPID = 0x00020000, 0x08000000, 0x10000000, 0x20000000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 4, 22, 24
+_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
+_SECCOMP_MODE_FILTER = 2
+_CAP_VERSION_3 = 0x20080522
+_LAST_CAP = 63
+
+_HUGE_PAGE = 2 * 1024 * 1024
+_MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
+_libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def _prctl(option: int, *arguments: int) -> None:
+    _check(_libc.prctl(option, *arguments, *(0,) * (4 - len(arguments))), f"prctl({option})")
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces named by `flags` (`NEWNS` and so on) for new ones."""
+    _check(_libc.unshare(flags), f"unshare({flags:#x})")
+
+
+def enter_pid_namespace(descriptor: int) -> None:
+    """Have later children made in the pid namespace of `descriptor`."""
+    _check(_libc.setns(descriptor, NEWPID), "setns")
+
+
+def mount_tmpfs(target: str, options: str, *, read_only: bool = False) -> None:
+    """Mount an empty file system in memory.
+
+    Args:
+        target: Where.
+        options: Of tmpfs, such as `size=64m,nr_inodes=4096,mode=1777`.
+        read_only: Whether it stays empty.
+    """
+    flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY | _MS_NOEXEC if read_only else 0)
+    _check(_libc.mount(b"tmpfs", target.encode(), b"tmpfs", flags, options.encode()), f"mount {target}")
+
+
+def own_user_namespace(proc_self: int) -> None:
+    """Move into a user namespace of one's own, as the same user, so that NPROC counts nobody else's tasks.
+
+    Args:
+        proc_self: Descriptor of /proc/self, which may be hidden by now.
+    """
+    user, group = os.getuid(), os.getgid()
+    unshare(NEWUSER)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        descriptor = os.open(name, os.O_WRONLY, dir_fd=proc_self)
+        try:
+            os.write(descriptor, text.encode("ascii"))
+        finally:
+            os.close(descriptor)
+
+
+def set_file_identity(user: int, group: int) -> None:
+    """Act on files as somebody else, in the calling thread only; needs to be root."""
+    _libc.setfsgid(group)
+    _libc.setfsuid(user)
+
+
+def set_dumpable(value: bool) -> None:
+    """Allow or forbid processes of the same user to look into this one."""
+    _prctl(_PR_SET_DUMPABLE, int(value))
+
+
+def drop_capabilities() -> None:
+    """Empty all capability sets, and rule out that an executed file brings some back."""
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    for capability in range(_LAST_CAP + 1):
+        # EINVAL: the kernel knows fewer capabilities; EPERM: there is no CAP_SETPCAP, hence none to drop.
+        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    header = ctypes.create_string_buffer(struct.pack("<Ii", _CAP_VERSION_3, 0))
+    _check(_libc.capset(header, ctypes.create_string_buffer(24)), "capset")
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def use_huge_pages() -> None:
+    """Put the heap on huge pages: forking copies a table entry for every page, and these are 512 times fewer.
+
+    Nothing happens where the kernel has none or does not collapse pages on request (before 6.1).
+    """
+    with open("/proc/self/maps", encoding="ascii", errors="replace") as file:
+        areas = [line.split() for line in file]
+    for area in areas:
+        if area[1] == "rw-p" and (len(area) < 6 or area[5] == "[heap]"):
+            start, end = (int(address, 16) for address in area[0].split("-"))
+            start = -(-start // _HUGE_PAGE) * _HUGE_PAGE
+            length = end // _HUGE_PAGE * _HUGE_PAGE - start
+            if length > 0:
+                for advice in (_MADV_HUGEPAGE, _MADV_COLLAPSE):
+                    _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice)
+
+
+def install_filter(program: bytes) -> None:
+    """Install a seccomp filter, an array of `struct sock_filter`, for good."""
+    holder = _Program(len(program) // 8, program)
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(holder))

@@ -1,0 +1,127 @@
+"""The process that forks: it has the usual packages loaded, and never sees code, input, output or keys.
+
+With `namespaces` it is the first process of a pid namespace that bubblewrap made, and forks every child into
+another one. It ends when its socket does, and all children with it.
+"""
+
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+from palestra.envs.sandbox.inside import jail, packets
+from palestra.envs.sandbox.inside.child import Confinement, live
+
+_MIB = 1024 * 1024
+_SOCKET = 3
+
+
+def main(config: dict[str, Any]) -> None:
+    """Be a zygote, to the end of the process.
+
+    Args:
+        config: `control` (descriptor of a socket), `preload` (names of modules), `isolation`, `memory_mib`
+            (added to the address space that we take), `rlimits`, `tmpfs`, `filter` (hexadecimal).
+    """
+    sock = socket.socket(fileno=config["control"])
+    facts = {"python": sys.version.split()[0], "packages": _preload(config["preload"])}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; children set their own
+    isolation = config["isolation"]
+    rlimits = dict(config["rlimits"])
+    if isolation != "none":
+        rlimits["AS"] = _address_space() + config["memory_mib"] * _MIB
+        jail.set_dumpable(False)
+    confinement = Confinement(isolation, config["tmpfs"], rlimits, bytes.fromhex(config["filter"]))
+    gc.collect()
+    gc.freeze()
+    jail.use_huge_pages()
+    sock.send(packets.ready(json.dumps(facts)))
+    _Zygote(sock, confinement).serve()
+
+
+def _preload(names: list[str]) -> dict[str, str]:
+    """Import what can be imported; returns the versions."""
+    found = {}
+    for name in names:
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        found[name] = str(module.__dict__.get("__version__", ""))
+    return found
+
+
+def _address_space() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class _Zygote:
+    def __init__(self, sock: socket.socket, confinement: Confinement) -> None:
+        self._sock = sock
+        self._confinement = confinement
+        self._children: dict[int, tuple[int, int]] = {}  # pidfd -> number, pid
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._own = -1
+        if confinement.isolation == "namespaces":
+            self._own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        """Fork and reap until nobody holds the other end of the socket."""
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor != self._sock.fileno():
+                    self._reap(descriptor)
+                    continue
+                packet, descriptors, _, _ = socket.recv_fds(self._sock, packets.MAX_PACKET, 8)
+                if not packet:
+                    return
+                self._fork(packets.read_fork(packet), descriptors)
+
+    def _fork(self, number: int, descriptors: list[int]) -> None:
+        pid = -1
+        try:
+            if self._own >= 0:
+                jail.unshare(jail.NEWPID)
+            pid = os.fork()
+        except OSError as error:
+            self._sock.send(packets.failed(number, str(error)))
+        if pid == 0:
+            self._become_child(descriptors)
+        if self._own >= 0:
+            jail.enter_pid_namespace(self._own)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if pid < 0:
+            return
+        pidfd = os.pidfd_open(pid)
+        self._children[pidfd] = (number, pid)
+        self._poll.register(pidfd, select.POLLIN)
+        socket.send_fds(self._sock, [packets.forked(number)], [pidfd])
+
+    def _become_child(self, descriptors: list[int]) -> None:
+        """Keep the child's own descriptors only, and never return."""
+        try:
+            sock, stdout, stderr, *groups = descriptors
+            for group in groups:
+                os.write(group, b"0")
+            for source, target in ((stdout, 1), (stderr, 2), (sock, _SOCKET)):
+                os.dup2(source, target)
+            os.closerange(_SOCKET + 1, os.sysconf("SC_OPEN_MAX"))
+            live(socket.socket(fileno=_SOCKET), self._confinement)
+        finally:
+            os._exit(1)
+
+    def _reap(self, pidfd: int) -> None:
+        number, pid = self._children.pop(pidfd)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        _, status, usage = os.wait4(pid, 0)
+        cpu_us = round((usage.ru_utime + usage.ru_stime) * 1e6)
+        self._sock.send(packets.exited(number, status, cpu_us))
