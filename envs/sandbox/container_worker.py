@@ -1,0 +1,257 @@
+"""A worker in a container: requests and answers as authenticated frames over the container's standard streams."""
+
+import json
+import math
+import secrets
+import select
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from palestra.envs.sandbox.base import Request, SandboxError, SessionEndedError
+from palestra.envs.sandbox.inside.execution import Done, InfrastructureError, Outcome, RefusedError
+from palestra.envs.sandbox.inside.supervisor import GRACE_S, INTERRUPT_GRACE_S, START_LIMIT_S
+from palestra.envs.sandbox.inside.wire import KEY_BYTES, TO_HOST, TO_RUNNER, Decoder, Encoder, Message, WireError
+from palestra.envs.sandbox.worker import ENDED, Cancel, Worker, WorkerSession
+from palestra.envs.sandbox.worker import START_LIMIT_S as WORKER_START_LIMIT_S
+
+_SLACK_S = START_LIMIT_S + INTERRUPT_GRACE_S + 2 * GRACE_S
+"""Seconds beyond its own time limit after which an answer is not waited for any longer."""
+
+
+class Transport(Protocol):
+    """A byte stream to a runner, and the power to end it."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to receive."""
+
+    def send(self, data: bytes) -> None:
+        """Send all of it; OSError if the stream is broken or stalls."""
+
+    def receive(self) -> bytes:
+        """Some bytes; none at the end."""
+
+    def errors(self) -> str:
+        """The end of what the runner wrote to its standard error."""
+
+    def kill(self) -> None:
+        """End the runner and all it started."""
+
+    def close(self) -> None:
+        """End it, and release the streams."""
+
+
+@dataclass(frozen=True)
+class _Pending:
+    answer: Callable[[Message | InfrastructureError], None]
+    deadline: float
+
+
+class ContainerWorker(Worker):
+    """See the module docstring."""
+
+    exclusive = True
+
+    def __init__(self, transport: Transport, bundle: bytes) -> None:
+        """Boot the runner and wait until it is ready.
+
+        Args:
+            transport: To a fresh interpreter that waits for `bundle`.
+            bundle: What it is to run.
+
+        Raises:
+            SandboxError: It did not get ready; says what it wrote.
+        """
+        key = secrets.token_bytes(KEY_BYTES)
+        self._transport = transport
+        self._encoder = Encoder(key, TO_RUNNER)
+        self._decoder = Decoder(key, TO_HOST)
+        self._lock = threading.Lock()
+        self._pending: dict[int, _Pending] = {}
+        self._number = 0
+        greeting: Future[Message] = Future()
+        self._expect(0, lambda message: _resolve(greeting, message), WORKER_START_LIMIT_S)
+        self._thread = threading.Thread(target=self._receive, name="palestra-container", daemon=True)
+        try:
+            transport.send(bundle + key)
+        except OSError as error:
+            self._fail(f"the container took nothing: {error}")
+        self._thread.start()
+        try:
+            self._facts = json.dumps(greeting.result().header)
+        except SandboxError:
+            self.close()
+            raise
+
+    def run(self, request: Request, done: Done) -> Cancel:
+        """Run a program."""
+        header = {
+            "op": "run",
+            "timeout": request.timeout,
+            "files": list(request.files),
+            "sizes": [len(request.code), len(request.stdin), *map(len, request.files.values())],
+        }
+        body = b"".join((request.code, request.stdin, *request.files.values()))
+        number = self.ask(header, body, lambda answer: done(_outcome(answer)), request.timeout)
+        return lambda: self.tell({"op": "kill", "target": number})
+
+    def open(self, opened: Callable[[WorkerSession | InfrastructureError], None]) -> None:
+        """Open a session."""
+
+        def answered(answer: Message | InfrastructureError) -> None:
+            opened(answer if isinstance(answer, InfrastructureError) else _ContainerSession(self))
+
+        self.ask({"op": "open"}, b"", answered, 0)
+
+    def facts(self) -> str:
+        """JSON that describes what runs inside."""
+        return self._facts
+
+    def close(self) -> None:
+        """End the container."""
+        self._fail("the sandbox is closed")
+        if threading.current_thread() is not self._thread and self._thread.ident is not None:
+            self._thread.join()
+            self._transport.close()
+
+    def ask(
+        self,
+        header: dict[str, Any],
+        body: bytes,
+        answer: Callable[[Message | InfrastructureError], None],
+        timeout: float,
+    ) -> int:
+        """Send a request; `answer` is called once, at the latest some time after `timeout` seconds."""
+        with self._lock:
+            self._number = self._number % (2**32 - 1) + 1
+            number = self._number
+        self._expect(number, answer, timeout + _SLACK_S)
+        self._send(number, header, body)
+        return number
+
+    def tell(self, header: dict[str, Any]) -> None:
+        """Send something that has no answer."""
+        self._send(0, header, b"")
+
+    def _expect(self, number: int, answer: Callable[[Message | InfrastructureError], None], seconds: float) -> None:
+        with self._lock:
+            if self.failed is None:
+                self._pending[number] = _Pending(answer, time.monotonic() + seconds)
+                return
+        answer(InfrastructureError(self.failed))
+
+    def _send(self, number: int, header: dict[str, Any], body: bytes) -> None:
+        try:
+            with self._lock:
+                if self.failed is None:
+                    self._transport.send(self._encoder.encode(number, header, body))
+        except OSError as error:
+            self._fail(f"the container takes nothing any more: {error}")
+
+    def _receive(self) -> None:
+        poll = select.poll()
+        poll.register(self._transport.fileno(), select.POLLIN)
+        while self.failed is None:
+            with self._lock:
+                deadline = min((p.deadline for p in self._pending.values()), default=math.inf)
+            wait = deadline - time.monotonic()
+            if not poll.poll(1000 * max(0.0, min(wait, 1.0))):
+                if wait <= 0:
+                    self._fail("the container did not answer in time")
+                continue
+            data = self._transport.receive()
+            if not data:
+                self._fail(f"the container ended: {self._transport.errors().strip() or 'it said nothing'}")
+                return
+            try:
+                for message in self._decoder.feed(data):
+                    self._take(message)
+            except WireError as error:
+                self._fail(f"the container sent {error}")
+
+    def _take(self, message: Message) -> None:
+        with self._lock:
+            pending = self._pending.pop(message.number, None)
+        if pending is not None and "failure" not in message.header:
+            pending.answer(message)
+        elif pending is not None:
+            pending.answer(InfrastructureError(message.header["failure"]))
+        elif message.number == 0 and "failure" in message.header:
+            self._fail(message.header["failure"])
+        else:
+            self._fail("the container answered what nobody had asked")
+
+    def _fail(self, reason: str) -> None:
+        """Give up: everything under way fails, and the container is ended."""
+        with self._lock:
+            self.failed = self.failed or reason
+            pending, self._pending = list(self._pending.values()), {}
+        self._transport.kill()
+        for item in pending:
+            item.answer(InfrastructureError(self.failed))
+
+
+class _ContainerSession:
+    """The session of a `ContainerWorker`."""
+
+    def __init__(self, worker: ContainerWorker) -> None:
+        self._worker = worker
+
+    def cell(self, request: Request, done: Done) -> None:
+        """Run a cell."""
+        header = {"op": "cell", "timeout": request.timeout, "sizes": [len(request.code), len(request.stdin)]}
+        body = request.code + request.stdin
+        self._worker.ask(header, body, lambda answer: done(_outcome(answer)), request.timeout)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file."""
+        self._file({"op": "write", "path": path}, data)
+
+    def read(self, path: str, limit: int) -> bytes:
+        """Read a file."""
+        return self._file({"op": "read", "path": path, "limit": limit}).body
+
+    def files(self) -> list[str]:
+        """List the files."""
+        return list(self._file({"op": "list"}).header["files"])
+
+    def close(self) -> None:
+        """End the session."""
+        self._worker.tell({"op": "close"})
+
+    def _file(self, header: dict[str, Any], body: bytes = b"") -> Message:
+        future: Future[Message] = Future()
+        self._worker.ask(header, body, lambda answer: _resolve(future, answer), 0)
+        message = future.result()
+        if "ended" in message.header:
+            raise SessionEndedError(ENDED)
+        if "missing" in message.header:
+            raise FileNotFoundError(message.header["missing"])
+        return message
+
+
+def _resolve(future: "Future[Message]", answer: Message | InfrastructureError) -> None:
+    if isinstance(answer, InfrastructureError):
+        future.set_exception(SandboxError(f"the sandbox failed: {answer}"))
+    else:
+        future.set_result(answer)
+
+
+def _outcome(answer: Message | InfrastructureError) -> Outcome | InfrastructureError:
+    if isinstance(answer, InfrastructureError):
+        return answer
+    if "refused" in answer.header:
+        return RefusedError(answer.header["refused"])
+    header, split = answer.header, answer.header["stdout"]
+    return Outcome(
+        header["status"],
+        header["exit_code"],
+        header["wall_s"],
+        header["cpu_s"],
+        answer.body[:split],
+        answer.body[split:],
+        header["alive"],
+    )
