@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -48,7 +49,8 @@ def rollout(
     """Run episodes and yield each as it ends, in order of ending.
 
     Args:
-        make_env: Makes one environment; at most `concurrency` are made, and reset for later episodes.
+        make_env: Makes one environment; at most `concurrency` are made, reset for later episodes, and closed when
+            the loop ends or is left.
         episodes: May be endless: it is drawn from as places become free.
         engine: Samples the assistant's turns.
         codec: Chat to tokens.
@@ -64,10 +66,13 @@ def rollout(
     waiting = iter(episodes)
     free: list[TextEnv] = []
     running: list[_Running] = []
-    with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as threads:
+    with ExitStack() as made, ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as threads:
         while True:
             while len(running) < concurrency and (episode := next(waiting, None)) is not None:
-                running.append(_begin(episode, free.pop() if free else make_env(), codec))
+                if not free:
+                    free.append(make_env())
+                    made.callback(free[-1].close)
+                running.append(_begin(episode, free.pop(), codec))
             if not running:
                 return
             ended = [r for r in running if _out_of_context(r, params, max_length)]
@@ -81,6 +86,7 @@ def rollout(
             ended += [r for r in running if r.trajectory.stop]
             running = [r for r in running if not r.trajectory.stop]
             for r in ended:
+                r.env.end_episode()  # one that broke or was cut short is not over for its environment
                 free.append(r.env)
                 r.trajectory.wall_s = time.perf_counter() - r.started
                 yield r.episode, r.trajectory
@@ -92,11 +98,14 @@ def replay(env: TextEnv, codec: ChatCodec, index: int, turns: Sequence[str]) -> 
     Turns left over when the episode ends are not played.
     """
     running = _begin(Episode(index, 0), env, codec)
-    for turn in turns:
-        ids = codec.encode_turn(turn)
-        _advance(codec, running, Completion(ids, [0.0] * len(ids), "eos"))
-        if running.trajectory.stop:
-            break
+    try:
+        for turn in turns:
+            ids = codec.encode_turn(turn)
+            _advance(codec, running, Completion(ids, [0.0] * len(ids), "eos"))
+            if running.trajectory.stop:
+                break
+    finally:
+        env.end_episode()
     return running.trajectory
 
 

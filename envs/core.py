@@ -21,7 +21,7 @@ from palestra.envs.answers import MAX_ANSWER, extract_answer
 from palestra.envs.errors import UsageError, unknown_name
 from palestra.envs.spaces import Unicode
 from palestra.envs.toolcalls import ToolCall, format_tool_call, parse_tool_calls
-from palestra.envs.tools.base import Tool, ToolError
+from palestra.envs.tools.base import EpisodeState, Tool, ToolError
 
 MAX_TEXT = 1_000_000
 """Longest observation or action, in code points."""
@@ -132,6 +132,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         self.task: Task | None = None
         self.turns: list[Turn] = []
         self._over = True
+        self._state = EpisodeState()
 
     # What an author writes.
 
@@ -208,6 +209,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             The task's prompt, and an info with `task` (its identity) and `role`.
         """
         super().reset(seed=seed)
+        self.end_episode()
         index = (options or {}).get("index")
         if index is None:
             index = int(self.np_random.integers(2**31))
@@ -241,7 +243,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         self._check_reward(outcome, process)
         terminated = turn.answer is not None
         truncated = not terminated and len(self.turns) >= self.max_turns
-        self._over = terminated or truncated
+        if terminated or truncated:
+            self.end_episode()
         kind = "answer" if terminated else "tool" if turn.calls else "malformed"
         info = {
             "task": str(self.task_id),
@@ -250,6 +253,15 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             "reward": {"outcome": outcome, "process": process},
         }
         return self._observe(turn), outcome, terminated, truncated, info
+
+    def end_episode(self) -> None:
+        """End the episode wherever it is and release what its tools keep; `reset` starts the next one."""
+        self._over = True
+        self._state.close()
+
+    def close(self) -> None:
+        """Release what the environment holds; an episode that was going on is over."""
+        self.end_episode()
 
     def render(self) -> str:
         """Return the episode so far as text."""
@@ -295,7 +307,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             names = ", ".join(self._toolbox) or "none"
             return f"Error: there is no tool '{call.name[:100]}'; tools: {names}."
         try:
-            return tool.call(call.arguments)[: MAX_TEXT // MAX_CALLS - 10]
+            return tool.call(call.arguments, self._state)[: MAX_TEXT // MAX_CALLS - 10]
         except ToolError as error:
             return f"Error: {error}"
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,8 @@ from palestra.agents.rollout import Episode
 from palestra.agents.trajectory import Trajectory
 from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.registry import make, spec
+from palestra.envs.sandbox import DEFAULT_SANDBOX
+from palestra.envs.sandbox.shared import enforced, use_sandbox
 from palestra.eval.settings import EvalSettings
 from palestra.eval.store import RunStore, SampleRecord
 
@@ -33,6 +36,7 @@ def evaluate(settings: EvalSettings) -> RunStore:
         UsageError: Unknown environment, variant or model; an unusable folder, or one that holds other settings.
         PalestraError: Episodes failed through their tools' machinery; running again samples those anew.
     """
+    use_sandbox(settings.sandbox)
     spec(settings.env)
     problems = {v: make(settings.env, v).distinct_indices(settings.problems) for v in settings.variant}
     wanted = {(v, problem, sample) for v in problems for problem in problems[v] for sample in range(settings.samples)}
@@ -40,6 +44,7 @@ def evaluate(settings: EvalSettings) -> RunStore:
         "env": settings.env,
         "model": _identity(settings.model),
         "seed": settings.seed,
+        "sandbox": settings.sandbox,
         "sampling": settings.model_dump(include={"temperature", "top_p", "max_tokens"}),
     }
     with _open(settings.out, fixed) as store:
@@ -54,6 +59,8 @@ def evaluate(settings: EvalSettings) -> RunStore:
                 reasons.update([trajectory.error] if trajectory.error else [])
                 text = f"solved {solved / count:.3f}" + (f"  errors {reasons.total()}" if reasons else "")
                 progress.update(len(wanted & done) + count, text)
+        if measures := enforced(settings.sandbox):
+            store.update_manifest(enforced=measures)
         if reasons:
             raise PalestraError(
                 f"{reasons.total()} episodes ended because a tool's machinery failed, not the model "
@@ -75,6 +82,8 @@ def _open(out: Path, fixed: dict[str, Any]) -> RunStore:
             raise UsageError(f"'{out}' is not empty and holds no evaluation; choose another --out")
         return RunStore.create(out, fixed)
     with RunStore.open(out) as store:
+        if "sandbox" not in store.manifest:  # it was sampled when there was no other
+            store.update_manifest(sandbox=DEFAULT_SANDBOX)
         if not store.done() and not store.samples():  # it died before its first episode: nothing to protect
             store.update_manifest(**fixed)
     return RunStore.open(out, expect=fixed)
@@ -128,10 +137,11 @@ def _episodes(
 def _policy_episodes(
     settings: EvalSettings, todo: list[tuple[str, int, int]]
 ) -> Iterator[tuple[tuple[str, int, int], Trajectory]]:
-    envs = {variant: make(settings.env, variant) for variant in settings.variant}
-    for key in todo:
-        policy = OraclePolicy() if settings.model == "oracle" else RandomPolicy(_seed(settings, key))
-        yield key, play(envs[key[0]], policy, key[1])
+    with ExitStack() as made:
+        envs = {variant: made.enter_context(make(settings.env, variant)) for variant in settings.variant}
+        for key in todo:
+            policy = OraclePolicy() if settings.model == "oracle" else RandomPolicy(_seed(settings, key))
+            yield key, play(envs[key[0]], policy, key[1])
 
 
 def _seed(settings: EvalSettings, key: tuple[str, int, int]) -> int:

@@ -29,3 +29,6 @@ class EvalSettings(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus mass; 1 measures the model itself")
     max_tokens: PositiveInt = Field(64, description="most tokens per turn")
     concurrency: PositiveInt = Field(512, description="episodes in flight")
+    sandbox: str = Field(
+        "local", description="where tools run code: local, docker, e2b or unsafe-process (no isolation)"
+    )

@@ -18,6 +18,8 @@ from palestra.envs.folders import writable_folder, write_json
 MANIFEST = "manifest.json"
 LOCK = "train.lock"
 _COMPLETE = "COMPLETE"
+_BEFORE = {"sandbox": "local"}
+"""What runs did before there was a setting for it."""
 
 
 class RunFolder:
@@ -90,7 +92,7 @@ class RunFolder:
         write_json(self.out / MANIFEST, self.manifest)
 
     def _check_same(self, existing: dict[str, Any]) -> None:
-        old, new = existing.get("config", {}), self.manifest["config"]
+        old, new = _BEFORE | existing.get("config", {}), self.manifest["config"]
         if existing.get("command") != self.manifest["command"]:
             raise UsageError(f"'{self.out}' holds a run of `palestra {existing.get('command')}`; choose another --out")
         for key in new:

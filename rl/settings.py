@@ -26,6 +26,9 @@ class RunSettings(BaseModel):
     variant: str = Field("train", description="variant to train on")
     out: Path = Field(description="folder for checkpoints and the final model")
     seed: NonNegativeInt = Field(0, description="seeds tasks, sampling and initialisation")
+    sandbox: str = Field(
+        "local", description="where tools run code: local, docker, e2b or unsafe-process (no isolation)"
+    )
     save_every: PositiveInt = Field(50, description="steps between checkpoints")
     track: Tracker = Field("tensorboard", description="where metrics go, besides the console")
 

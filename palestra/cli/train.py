@@ -70,7 +70,9 @@ def _checked(settings: _Run) -> _Run:
     from palestra.cli.models import resolve_model
     from palestra.envs import make
     from palestra.envs.errors import UsageError
+    from palestra.envs.sandbox.shared import use_sandbox
 
+    use_sandbox(settings.sandbox)
     env = make(settings.env, settings.variant)
     if not settings.variant.startswith("train"):
         training = ", ".join(v for v in env.variants if v.startswith("train"))

@@ -1,6 +1,8 @@
 """The rollout loop, with an engine that follows a script: no model."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -122,6 +124,76 @@ def test_broken_machinery_is_no_failure_of_the_model(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(TextEnv, "step", broken)
     ((_, t),) = rollout(lambda: make("palestra/Dice-v0", "test"), [Episode(0, 0)], engine, CODEC, SamplingParams(200))
     assert (t.stop, t.error) == ("error", "the sandbox is gone")
+
+
+class Ending:
+    """Notes when environments end their episodes and are closed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open: set[TextEnv] = set()
+        self.closed: set[TextEnv] = set()
+        reset, end, close = TextEnv.reset, TextEnv.end_episode, TextEnv.close
+
+        def noted_reset(env: TextEnv, **arguments: Any) -> Any:
+            started = reset(env, **arguments)
+            self.open.add(env)
+            return started
+
+        def noted_end(env: TextEnv) -> None:
+            self.open.discard(env)
+            end(env)
+
+        def noted_close(env: TextEnv) -> None:
+            self.closed.add(env)
+            close(env)
+
+        monkeypatch.setattr(TextEnv, "reset", noted_reset)
+        monkeypatch.setattr(TextEnv, "end_episode", noted_end)
+        monkeypatch.setattr(TextEnv, "close", noted_close)
+
+
+def test_an_episode_is_ended_for_its_environment_however_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = Ending(monkeypatch)
+    made: list[TextEnv] = []
+
+    def make_env() -> TextEnv:
+        made.append(make("palestra/Dice-v0", "test"))
+        return made[-1]
+
+    engine = OracleEngine("palestra/Dice-v0", "test", range(3))
+    cut = rollout(make_env, [Episode(0, 0)], engine, CODEC, SamplingParams(50), max_length=60)
+    assert [t.stop for _, t in cut] == ["length"]
+    assert ending.closed == set(made)
+
+    def broken(self: TextEnv, action: str) -> None:
+        assert self in ending.open
+        raise PalestraError("the sandbox is gone")
+
+    monkeypatch.setattr(TextEnv, "step", broken)
+    episodes = [Episode(i, i) for i in range(3)]
+    stopped = rollout(make_env, episodes, engine, CODEC, SamplingParams(200), concurrency=1)
+    for _, t in stopped:
+        assert t.stop == "error"
+        assert not ending.open
+    assert ending.closed == set(made)
+
+
+def test_a_rollout_that_is_left_closes_its_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = Ending(monkeypatch)
+    engine = OracleEngine("palestra/StringCompose-v0", "test", range(8))
+    episodes = [Episode(i, i) for i in range(8)]
+    make_env = partial(make, "palestra/StringCompose-v0", "test")
+    running = rollout(make_env, episodes, engine, CODEC, SamplingParams(200), concurrency=4)
+    next(running)
+    running.close()
+    assert not ending.open
+    assert len(ending.closed) >= 4
+
+
+def test_a_replay_that_stops_short_ends_the_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = Ending(monkeypatch)
+    replay(make("palestra/Dice-v0"), CODEC, 0, ["Hm."])
+    assert not ending.open
 
 
 def test_calls_are_read_from_what_was_written() -> None:

@@ -41,7 +41,9 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert "quickstart" in result.stdout
 
 
-@pytest.mark.parametrize("verb", ["quickstart", "envs", "play", "organism", "sft", "train", "eval", "compare"])
+@pytest.mark.parametrize(
+    "verb", ["quickstart", "doctor", "envs", "play", "organism", "sft", "train", "eval", "compare"]
+)
 def test_every_verb_has_help(verb: str) -> None:
     result = palestra(verb, "--help")
     assert result.returncode == 0
@@ -95,6 +97,14 @@ MISTAKES = [
     (["organism", "build", "strings"], "did you mean 'string-atoms'"),
     (["compare", "nowhere"], "nowhere"),
     (["play", "palestra/Dice-v0", "--policy", "orakel"], "did you mean 'oracle'"),
+    (["play", "palestra/Dice-v0", "--sandbox", "lcal"], "unknown sandbox 'lcal'; did you mean 'local'"),
+    (["doctor", "--sandbox", "dokcer"], "unknown sandbox 'dokcer'; did you mean 'docker'"),
+    (["eval", "--model", "oracle", "--env", ENV, "--out", "x", "--sandbox", "e2"], "did you mean 'e2b'"),
+    (
+        ["train", "--model", "string-atoms", "--env", ENV, "--out", "x", "--sandbox", "unsafe"],
+        "did you mean 'unsafe-process'",
+    ),
+    (["sft", "--model", "string-atoms", "--env", ENV, "--out", "x", "--sandbox", "podman"], "unknown sandbox"),
 ]
 
 

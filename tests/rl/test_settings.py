@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,18 @@ def test_a_run_folder_is_refused_to_another_configuration(tmp_path: Path) -> Non
         RunFolder(out, "train", settings(out, steps=7))
     with pytest.raises(UsageError, match="holds a run of `palestra train`"):
         RunFolder(out, "sft", settings(out))
+
+
+def test_a_run_from_before_there_was_a_choice_of_sandboxes_was_local(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, "train", settings(tmp_path)) as run:
+        run.finish(episodes=1)
+    manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["config"].pop("sandbox") == "local"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with RunFolder(tmp_path, "train", settings(tmp_path)) as run:
+        assert run.done
+    with pytest.raises(UsageError, match="holds a run with sandbox = 'local', not 'docker'"):
+        RunFolder(tmp_path, "train", settings(tmp_path, sandbox="docker"))
 
 
 def test_foreign_and_unusable_folders_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Sampling a run with policies that need no model: what its manifest says about where tools ran code."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scripted_sandbox import ScriptedSandbox
+
+from palestra.envs.errors import UsageError
+from palestra.envs.sandbox import shared
+from palestra.envs.sandbox.shared import default_sandbox, shared_sandbox, use_sandbox
+from palestra.eval import run
+from palestra.eval.run import evaluate
+from palestra.eval.settings import EvalSettings
+from palestra.eval.store import read_manifest
+
+
+def settings(out: Path, **changes: object) -> EvalSettings:
+    wanted = {"model": "oracle", "env": "palestra/Dice-v0", "samples": 1, "problems": 2, "out": out, **changes}
+    return EvalSettings.model_validate(wanted)
+
+
+@pytest.fixture(autouse=True)
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(shared, "open_sandbox", lambda name: ScriptedSandbox())
+    monkeypatch.setattr(shared, "Finalize", lambda *_, **__: None)
+    monkeypatch.setattr(shared, "_opened", {})
+    yield
+    use_sandbox("local")
+
+
+def test_the_sandbox_is_chosen_and_recorded(tmp_path: Path) -> None:
+    evaluate(settings(tmp_path, sandbox="docker"))
+    manifest = read_manifest(tmp_path)
+    assert default_sandbox() == "docker"
+    assert manifest["sandbox"] == "docker"
+    assert "enforced" not in manifest  # no tool of this environment opened it
+
+
+def test_what_was_enforced_is_recorded_if_a_tool_opened_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = run.play
+
+    def play_with_code(*arguments: object) -> object:
+        shared_sandbox()
+        return play(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run, "play", play_with_code)
+    evaluate(settings(tmp_path))
+    assert read_manifest(tmp_path)["enforced"] == {"network": "none"}
+
+
+def test_a_run_is_not_continued_in_another_sandbox(tmp_path: Path) -> None:
+    evaluate(settings(tmp_path))
+    with pytest.raises(UsageError, match='sandbox is "local" there and "docker" now'):
+        evaluate(settings(tmp_path, sandbox="docker", samples=2))
+
+
+def test_a_run_from_before_there_was_a_choice_was_local(tmp_path: Path) -> None:
+    evaluate(settings(tmp_path))
+    manifest = read_manifest(tmp_path)
+    del manifest["sandbox"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(UsageError, match='sandbox is "local" there and "docker" now'):
+        evaluate(settings(tmp_path, sandbox="docker"))
+    evaluate(settings(tmp_path, samples=2))
+    assert read_manifest(tmp_path)["sandbox"] == "local"
