@@ -1,8 +1,9 @@
 """Running Python code that a model wrote: see `Sandbox` for the protocol, `open_sandbox` for the backends."""
 
+import os
 from collections.abc import Callable
 
-from palestra.envs.errors import unknown_name
+from palestra.envs.errors import UsageError, unknown_name
 from palestra.envs.sandbox.base import (
     ExecResult,
     IsolationUnavailableError,
@@ -48,7 +49,10 @@ def _docker(limits: Limits | None) -> Sandbox:
 def _e2b(limits: Limits | None) -> Sandbox:
     from palestra.envs.sandbox.e2b import E2BSandbox
 
-    return E2BSandbox(limits)
+    reuse = os.environ.get("PALESTRA_E2B_REUSE", "1")
+    if not reuse.isdecimal():
+        raise UsageError(f"PALESTRA_E2B_REUSE says how many programs a machine runs; it is not a number: '{reuse}'")
+    return E2BSandbox(limits, executions_per_sandbox=int(reuse))
 
 
 def _unsafe(limits: Limits | None) -> Sandbox:
@@ -75,7 +79,7 @@ def open_sandbox(name: str = DEFAULT_SANDBOX, limits: Limits | None = None) -> S
         limits: What one execution may use.
 
     Raises:
-        UsageError: There is no sandbox of that name.
+        UsageError: There is no sandbox of that name, or it cannot keep to the limits.
         MissingPrerequisiteError: The machine lacks what the sandbox needs; says what.
         IsolationUnavailableError: The machine cannot give the isolation; says what is missing.
         SandboxError: It did not start.
