@@ -94,8 +94,8 @@ class DockerSandbox(PoolSandbox):
             "memory": f"{limits.memory_mib} MiB, of all processes together (control group)",
             "/tmp": f"{limits.tmp_mib} MiB, {limits.files} files",
             "image": self._image,
-            "python": facts.get("python", "unknown"),
-            "packages": ", ".join(f"{k} {v}".strip() for k, v in facts.get("packages", {}).items()),
+            "python": facts["python"],
+            "packages": ", ".join(f"{name} {number}" for name, number in facts["packages"].items() if number),
         }
 
     def close(self) -> None:
@@ -111,6 +111,7 @@ class DockerSandbox(PoolSandbox):
             "memory_mib": limits.memory_mib,
             "rlimits": rlimits(limits),
             "tmpfs": "",
+            "devices": [],
             "filter": self._filter.hex(),
         }
         options = container_options(limits, self._image, self._runtime)

@@ -23,6 +23,7 @@ UNPRIVILEGED_ID = 65534
 PYTHON = "/opt/python/bin/python"
 SITE = "/opt/site"
 """Where the third-party packages are that the code may import."""
+DEVICES = ("null", "zero", "full", "urandom", "random")
 ENVIRONMENT = {
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
@@ -124,7 +125,7 @@ def _inner(mounts: Iterable[_Mount]) -> list[str]:
         *_read_only(mounts),
         *(part for folder in _third_party() for part in ("--tmpfs", folder, "--remount-ro", folder)),
         *("--tmpfs", "/dev"),
-        *(part for name in ("null", "zero", "full", "urandom", "random") for part in _device(name)),
+        *(part for name in DEVICES for part in _device(name)),
         # What asks for shared memory (the locks of multiprocessing) gets it in /tmp, which is limited.
         *("--symlink", "/tmp", "/dev/shm", "--remount-ro", "/dev"),
         *("--proc", "/proc", "--dir", "/tmp", "--remount-ro", "/", "--chdir", "/"),

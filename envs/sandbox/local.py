@@ -22,7 +22,7 @@ from palestra.envs.sandbox.base import IsolationUnavailableError, Limits, Sandbo
 from palestra.envs.sandbox.bundle import boot_arguments, bundle, memory_file
 from palestra.envs.sandbox.cgroups import ControlGroups
 from palestra.envs.sandbox.inside.execution import Child
-from palestra.envs.sandbox.layout import PYTHON, SITE, UNPRIVILEGED_ID, Launcher
+from palestra.envs.sandbox.layout import DEVICES, PYTHON, SITE, UNPRIVILEGED_ID, Launcher
 from palestra.envs.sandbox.pool import PoolSandbox
 from palestra.envs.sandbox.worker import ProcessWorker, Worker
 
@@ -101,8 +101,8 @@ class LocalSandbox(PoolSandbox):
             "memory": f"{limits.memory_mib} MiB, "
             + ("of all processes together (control group)" if self._groups else "by address space (no control group)"),
             "/tmp": f"{limits.tmp_mib} MiB, {limits.files} files",
-            "python": facts.get("python", "unknown"),
-            "packages": ", ".join(f"{k} {v}".strip() for k, v in facts.get("packages", {}).items()),
+            "python": facts["python"],
+            "packages": ", ".join(f"{name} {number}" for name, number in facts["packages"].items() if number),
         }
 
     def close(self) -> None:
@@ -124,6 +124,7 @@ class LocalSandbox(PoolSandbox):
             "memory_mib": limits.memory_mib,
             "rlimits": rlimits(limits) | {"NPROC": limits.tasks},
             "tmpfs": f"size={limits.tmp_mib}m,nr_inodes={limits.files},mode=1777",
+            "devices": [f"/dev/{name}" for name in DEVICES],
             "filter": seccomp.build(fork=self.processes).hex(),
         }
         return ProcessWorker(

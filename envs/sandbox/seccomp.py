@@ -53,6 +53,10 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "listen": (50, 201),
     "accept": (43, 202),
     "accept4": (288, 242),
+    # files that other executions and the host have open, too
+    "flock": (73, 32),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
     # other processes
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
@@ -122,6 +126,7 @@ JUDGED: dict[str, tuple[int | None, int | None]] = {
     "prctl": (157, 167),
     "ioctl": (16, 29),
     "setsockopt": (54, 208),
+    "fcntl": (72, 25),
     "prlimit64": (302, 261),
     "setpriority": (141, 140),
     "sched_setaffinity": (203, 122),
@@ -135,6 +140,7 @@ _NEW_NAMESPACE = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}
 _CLONE_THREAD = 0x00010000
 _AF_UNIX, _SOCK_STREAM, _OTHER_TYPES = 1, 1, 0xE
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP = 1, 22
+_F_SETLEASE, _F_NOTIFY = 1024, 1026
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _SOL_SOCKET, _SO_SNDBUF, _SO_RCVBUF = 1, 7, 8
 
@@ -217,6 +223,8 @@ def _rule(name: str, fork: bool) -> list[_Instruction]:
         case "ioctl":
             requests = (_TIOCSTI, _TIOCLINUX)
             return [_argument(1), *(i for r in requests for i in _when(_EQUAL, r, REFUSE)), allow]
+        case "fcntl":
+            return [_argument(1), *(i for c in (_F_SETLEASE, _F_NOTIFY) for i in _when(_EQUAL, c, REFUSE)), allow]
         case "prlimit64" | "sched_setaffinity" | "sched_setattr" | "sched_setparam" | "sched_setscheduler":
             # On itself only: what forks the executions of a container belongs to the same user.
             return [_argument(0), *_when(_EQUAL, 0, ALLOW), refuse]

@@ -61,6 +61,7 @@ class UnsafeProcess(PoolSandbox):
             "memory_mib": 0,
             "rlimits": {},
             "tmpfs": "",
+            "devices": [],
             "filter": "",
         }
         return ProcessWorker(

@@ -20,7 +20,12 @@ from palestra.envs.sandbox.inside.wire import KEY_BYTES, TO_HOST, TO_RUNNER, Dec
 
 _SWEEPS = 50
 _KILL_COUNTS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+_TASK_COUNTS = ("/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current")
+_OURS = 2
+"""Tasks that are there between executions: this process and the zygote."""
 _FOLDERS = ("/tmp", "/dev/shm")
+_NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", *_FOLDERS)
+"""What everybody may touch: its times would tell something to the next execution."""
 
 
 def main(config: dict[str, Any]) -> None:
@@ -55,8 +60,10 @@ class _Container:
         self._encoder = Encoder(key, TO_HOST)
         self._decoder = Decoder(key, TO_RUNNER)
         kills = next((path for path in _KILL_COUNTS if os.access(path, os.R_OK)), None)
+        counts = next((path for path in _TASK_COUNTS if os.access(path, os.R_OK)), None)
+        self._tasks = os.open(counts, os.O_RDONLY | os.O_CLOEXEC) if counts else -1
         self._supervisor = Supervisor(
-            control, spares=1, new_group=None, settle=self._settle, gone=self._sweep, ambient=Group([], kills)
+            control, spares=1, new_group=None, settle=self._settle, gone=self._on_gone, ambient=Group([], kills)
         )
         self._session: Child | None = None
         self._cancels: dict[int, Any] = {}
@@ -160,7 +167,8 @@ class _Container:
         """Kill and remove what an execution left."""
         if child.stage == "waiting":
             return
-        self._sweep()
+        if not self._only(_OURS):
+            self._sweep()
         for path in _FOLDERS:
             if os.path.isdir(path):
                 folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -168,6 +176,18 @@ class _Container:
                     files.clear(folder)
                 finally:
                     os.close(folder)
+        for path in _NODES:
+            if os.path.exists(path):
+                os.utime(path)
+
+    def _on_gone(self) -> None:
+        """Have the zygote collect a child that is dead; others could hinder it."""
+        if not self._only(_OURS + 1):
+            self._sweep()
+
+    def _only(self, tasks: int) -> bool:
+        """Whether there are no more tasks, the dead that nobody has collected included; False if nobody knows."""
+        return self._tasks >= 0 and int(os.pread(self._tasks, 32, 0)) <= tasks
 
     def _sweep(self) -> None:
         """Kill all processes but this one and the zygote, which may have been stopped."""

@@ -9,6 +9,9 @@ import struct
 
 NEWNS, NEWIPC, NEWUSER, NEWPID = 0x00020000, 0x08000000, 0x10000000, 0x20000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_MS_REMOUNT, _MS_BIND, _MS_RELATIME = 32, 4096, 1 << 21
+_KEPT = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME
+"""Flags of a mount that have the same value in statvfs(3), and that a remount must repeat."""
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 4, 22, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 _SECCOMP_MODE_FILTER = 2
@@ -57,6 +60,13 @@ def mount_tmpfs(target: str, options: str, *, read_only: bool = False) -> None:
     """
     flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY | _MS_NOEXEC if read_only else 0)
     _check(_libc.mount(b"tmpfs", target.encode(), b"tmpfs", flags, options.encode()), f"mount {target}")
+
+
+def remount_read_only(target: str) -> None:
+    """Make a mount read-only. A device stays as writable as it is, but its node keeps its times and mode."""
+    has = os.statvfs(target).f_flag
+    flags = _MS_REMOUNT | _MS_BIND | _MS_RDONLY | has & _KEPT | (_MS_RELATIME if has & os.ST_RELATIME else 0)
+    _check(_libc.mount(None, target.encode(), None, flags, None), f"remount {target}")
 
 
 def own_user_namespace(proc_self: int) -> None:

@@ -326,7 +326,7 @@ class Supervisor:
         child.deadline = None
         child.cpu_us = child.cpu_now_us() - child.cpu_before_us
         outcome = child.outcome("timeout" if late else status, None if late else int(status != "ok"), alive=True)
-        child.signal(signal.SIGSTOP)  # what it left running must not cost anything until the next cell
+        child.signal(signal.SIGSTOP)  # its threads must not cost anything until the next cell
         child.finish(outcome)
 
     def _on_zygote(self) -> None:

@@ -26,12 +26,14 @@ def main(config: dict[str, Any]) -> None:
 
     Args:
         config: `control` (descriptor of a socket), `preload` (names of modules), `isolation`, `memory_mib`
-            (added to the address space that we take), `rlimits`, `tmpfs`, `filter` (hexadecimal).
+            (added to the address space that we take), `rlimits`, `tmpfs`, `devices` (paths to protect), `filter` (hexadecimal).
     """
     sock = socket.socket(fileno=config["control"])
     facts = {"python": sys.version.split()[0], "packages": _preload(config["preload"])}
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; children set their own
     isolation = config["isolation"]
+    for path in config["devices"]:
+        jail.remount_read_only(path)  # they are the host's
     rlimits = dict(config["rlimits"])
     if isolation != "none":
         rlimits["AS"] = _address_space() + config["memory_mib"] * _MIB
