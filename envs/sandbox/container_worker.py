@@ -70,6 +70,7 @@ class ContainerWorker(Worker):
         self._encoder = Encoder(key, TO_RUNNER)
         self._decoder = Decoder(key, TO_HOST)
         self._lock = threading.Lock()
+        self._sending = threading.Lock()  # of its own: while a send waits, answers must be read
         self._pending: dict[int, _Pending] = {}
         self._number = 0
         greeting: Future[Message] = Future()
@@ -145,7 +146,7 @@ class ContainerWorker(Worker):
 
     def _send(self, number: int, header: dict[str, Any], body: bytes) -> None:
         try:
-            with self._lock:
+            with self._sending:
                 if self.failed is None:
                     self._transport.send(self._encoder.encode(number, header, body))
         except OSError as error:
@@ -245,13 +246,17 @@ def _outcome(answer: Message | InfrastructureError) -> Outcome | InfrastructureE
         return answer
     if "refused" in answer.header:
         return RefusedError(answer.header["refused"])
-    header, split = answer.header, answer.header["stdout"]
-    return Outcome(
-        header["status"],
-        header["exit_code"],
-        header["wall_s"],
-        header["cpu_s"],
-        answer.body[:split],
-        answer.body[split:],
-        header["alive"],
-    )
+    header = answer.header
+    try:
+        split = header["stdout"]
+        return Outcome(
+            str(header["status"]),
+            header["exit_code"],
+            float(header["wall_s"]),
+            float(header["cpu_s"]),
+            answer.body[:split],
+            answer.body[split:],
+            bool(header["alive"]),
+        )
+    except (LookupError, TypeError, ValueError):
+        return InfrastructureError("the container sent an answer that does not fit")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import palestra
 from palestra.envs.errors import MissingPrerequisiteError, PalestraError
 from palestra.envs.sandbox.base import IsolationUnavailableError, Limits, SandboxError
+from palestra.envs.sandbox.layout import ENVIRONMENT
 
 if TYPE_CHECKING:
     from docker.client import DockerClient
@@ -141,13 +142,7 @@ def container_options(limits: Limits, image: str = IMAGE, runtime: str | None = 
         "detach": False,
         "log_config": {"type": "none"},
         "working_dir": "/tmp",
-        "environment": {
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "HOME": "/tmp",
-            "LANG": "C.UTF-8",
-            "PYTHONHASHSEED": "0",
-            "OMP_NUM_THREADS": "1",
-        },
+        "environment": {"PATH": "/usr/local/bin:/usr/bin:/bin", **ENVIRONMENT},
         "use_config_proxy": False,  # else the SDK hands over the user's proxies, with their passwords
         "labels": owner_labels(),
     }

@@ -11,6 +11,7 @@ import os
 import selectors
 import signal
 import socket
+from contextlib import suppress
 from typing import Any
 
 from palestra.envs.sandbox.inside import files, jail, zygote
@@ -181,33 +182,29 @@ class _Container:
                 os.utime(path)
 
     def _on_gone(self) -> None:
-        """Have the zygote collect a child that is dead; others could hinder it."""
+        """Have the zygote collect a child that is dead; others could hinder it, and it may have been stopped."""
         if not self._only(_OURS + 1):
             self._sweep()
+        with suppress(ProcessLookupError):
+            os.kill(self._zygote_pid, signal.SIGCONT)
 
     def _only(self, tasks: int) -> bool:
         """Whether there are no more tasks, the dead that nobody has collected included; False if nobody knows."""
         return self._tasks >= 0 and int(os.pread(self._tasks, 32, 0)) <= tasks
 
     def _sweep(self) -> None:
-        """Kill all processes but this one and the zygote, which may have been stopped."""
+        """Kill all processes but this one and the zygote."""
         for _ in range(_SWEEPS):
             left = [pid for pid in _processes() if pid not in (1, self._zygote_pid)]
             if not left:
                 break
             for pid in left:
-                try:
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
             self._reap()
         else:
             os.kill(-1, signal.SIGKILL)  # all at once, the zygote too: nothing can outrun that
             raise OSError("processes were made faster than they could be killed")
-        try:
-            os.kill(self._zygote_pid, signal.SIGCONT)
-        except ProcessLookupError:
-            pass
 
     def _reap(self) -> None:
         """Collect dead processes that were left to us; the zygote collects its own children."""

@@ -4,6 +4,7 @@ A child may send anything, since model code runs in it: what is not exactly a pa
 a `PacketError`, which ends that child and nobody else. Nothing here allocates by what a packet claims.
 """
 
+import os
 import struct
 from typing import Literal, NamedTuple
 
@@ -95,7 +96,9 @@ def read_zygote(packet: bytes) -> Forked | Exited | Failed | Ready:
     if kind == b"P" and len(packet) == _FORK.size:
         return Forked(_FORK.unpack(packet)[1])
     if kind == b"X" and len(packet) == _EXIT.size:
-        return Exited(*_EXIT.unpack(packet)[1:])
+        told = Exited(*_EXIT.unpack(packet)[1:])
+        if os.WIFEXITED(told.status) or os.WIFSIGNALED(told.status):
+            return told
     if kind == b"E" and len(packet) >= _FORK.size:
         return Failed(_FORK.unpack_from(packet)[1], packet[_FORK.size :].decode("utf-8", "replace"))
     if kind == b"Z":

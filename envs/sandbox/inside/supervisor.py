@@ -349,12 +349,14 @@ class Supervisor:
             _close(*descriptors)
             self.fail(str(error))
             return
+        if isinstance(told, packets.Forked):
+            self._on_forked(told, descriptors)
+            return
+        _close(*descriptors)
         match told:
             case packets.Ready():
                 self.facts = told.facts
                 self._refill()
-            case packets.Forked():
-                self._on_forked(told, descriptors)
             case packets.Failed():
                 self.fail(f"no child could be forked: {told.reason}")
             case packets.Exited():

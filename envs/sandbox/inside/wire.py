@@ -99,7 +99,13 @@ class Decoder:
         del self._buffer[: _PREFIX + length]
         self._position += 1
         end = _FIXED + int.from_bytes(content[4:_FIXED], "big")
-        return Message(int.from_bytes(content[:4], "big"), json.loads(content[_FIXED:end]), content[end:])
+        try:
+            header = json.loads(content[_FIXED:end])
+        except (ValueError, RecursionError) as error:
+            raise WireError("a frame whose header is no JSON") from error
+        if end > length or not isinstance(header, dict):
+            raise WireError("a frame whose header is no object")
+        return Message(int.from_bytes(content[:4], "big"), header, content[end:])
 
 
 def _tag(key: bytes, direction: bytes, position: int, content: bytes) -> bytes:

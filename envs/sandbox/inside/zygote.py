@@ -25,8 +25,9 @@ def main(config: dict[str, Any]) -> None:
     """Be a zygote, to the end of the process.
 
     Args:
-        config: `control` (descriptor of a socket), `preload` (names of modules), `isolation`, `memory_mib`
-            (added to the address space that we take), `rlimits`, `tmpfs`, `devices` (paths to protect), `filter` (hexadecimal).
+        config: `control` (descriptor of a socket), `preload` (names of modules), `devices` (paths to protect),
+            `memory_mib` (added to the address space that we take), and what `Confinement` has: `isolation`,
+            `rlimits`, `tmpfs`, `filter` (hexadecimal).
     """
     sock = socket.socket(fileno=config["control"])
     facts = {"python": sys.version.split()[0], "packages": _preload(config["preload"])}
