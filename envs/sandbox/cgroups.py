@@ -6,6 +6,7 @@ executions, named after the process that made them; what a killed process left i
 
 import itertools
 import os
+import re
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from palestra.envs.sandbox.inside.execution import Group
 
 _ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "palestra-"
+_NAME = re.compile(_PREFIX + r"(?P<pid>[0-9]+)-(?P<started>[0-9]+)-[0-9a-f]{8}-[0-9]+")
 
 
 class ControlGroups:
@@ -89,9 +91,11 @@ def _started(pid: int) -> str:
 def _remove_abandoned(parents: list[Path]) -> None:
     for parent in parents:
         for folder in parent.glob(f"{_PREFIX}*"):
-            pid, started = folder.name.removeprefix(_PREFIX).split("-")[:2]
+            ours = _NAME.fullmatch(folder.name)
+            if ours is None:
+                continue
             try:
-                alive = _started(int(pid)) == started
+                alive = _started(int(ours["pid"])) == ours["started"]
             except OSError:
                 alive = False
             if not alive:

@@ -176,6 +176,8 @@ class ContainerWorker(Worker):
     def _take(self, message: Message) -> None:
         with self._lock:
             pending = self._pending.pop(message.number, None)
+            if message.header.get("last"):  # told with the result, so that nobody sends it anything more
+                self.failed = self.failed or "the code ended what forks in the container"
         if pending is not None and "failure" not in message.header:
             pending.answer(message)
         elif pending is not None:

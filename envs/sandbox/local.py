@@ -33,7 +33,7 @@ PRELOADED = ("numpy", "numpy.random", "sympy")
 _MIB = 1024 * 1024
 _PER_WORKER = 8
 """Executions at a time that one zygote keeps up with."""
-_SPARES = 2
+_SPARES = 4
 _PROBE_LIMIT_S = 20.0
 _INSTALL = "Install bubblewrap 0.8 or newer (Debian, Ubuntu: apt install bubblewrap)"
 _ENABLE = (
@@ -108,7 +108,8 @@ class LocalSandbox(PoolSandbox):
     def close(self) -> None:
         """End everything; see `Sandbox.close`."""
         super().close()
-        self._release()
+        if self.is_own():
+            self._release()
 
     def _release(self) -> None:
         if self._groups is not None:
@@ -129,7 +130,7 @@ class LocalSandbox(PoolSandbox):
         }
         return ProcessWorker(
             lambda control: self._launch(control, config),
-            spares=min(_SPARES, self._at_once),
+            spares=_SPARES,
             new_group=self._groups.new if self._groups else None,
             settle=_nothing_left,
         )

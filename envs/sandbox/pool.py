@@ -116,6 +116,10 @@ class PoolSandbox(Sandbox):
         with self._lock:
             return self._places[0].worker.facts() if self._places else "{}"
 
+    def is_own(self) -> bool:
+        """Whether this process opened the sandbox, and not one that it was forked from."""
+        return os.getpid() == self._pid
+
     def close(self) -> None:
         """End all workers and what runs in them; see `Sandbox.close`."""
         with self._lock:
@@ -125,14 +129,14 @@ class PoolSandbox(Sandbox):
             self._queue.clear()
         for job in jobs:
             settle(job.future, SandboxError(_CLOSED))
-        if os.getpid() == self._pid:
+        if self.is_own():
             for place in places:
                 place.worker.close()
 
     # Jobs.
 
     def _check_open(self) -> None:
-        if os.getpid() != self._pid:
+        if not self.is_own():
             raise SandboxError("the sandbox belongs to the process that opened it; open another one in this process")
         if self._closed:
             raise SandboxError(_CLOSED)
@@ -293,7 +297,7 @@ class PoolSandbox(Sandbox):
 
     def release(self, place: Place, session: WorkerSession) -> None:
         """End a session and let others have its worker."""
-        if os.getpid() != self._pid:
+        if not self.is_own():
             return  # a forked copy of the session; ours goes on
         session.close()
         with self._lock:

@@ -52,7 +52,8 @@ class UnsafeProcess(PoolSandbox):
     def close(self) -> None:
         """End everything; see `Sandbox.close`."""
         super().close()
-        self._folder.cleanup()
+        if self.is_own():
+            self._folder.cleanup()
 
     def _new_worker(self) -> Worker:
         config = {

@@ -8,6 +8,7 @@ that cannot be put in order again says so, and the host throws it away. It ends 
 
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -70,6 +71,9 @@ class _Container:
         self._cancels: dict[int, Any] = {}
         self._greeted = False
         self._supervisor.selector.register(0, selectors.EVENT_READ, self._on_input)
+        # Readable when the zygote is dead and its children are ours: its socket ends before that.
+        self._zygote = os.pidfd_open(zygote_pid)
+        self._supervisor.selector.register(self._zygote, selectors.EVENT_READ, self._on_zygote_gone)
 
     def serve(self) -> None:
         """Answer requests until nobody sends any, or nothing can be promised any more."""
@@ -88,6 +92,9 @@ class _Container:
                 view = view[os.write(1, view) :]
         except OSError:
             os._exit(0)
+
+    def _on_zygote_gone(self) -> None:
+        self._supervisor.selector.unregister(self._zygote)  # having woken up was all: `serve` collects the dead
 
     def _on_input(self) -> None:
         data = os.read(0, 1 << 20)
@@ -134,6 +141,7 @@ class _Container:
             "cpu_s": outcome.cpu_s,
             "alive": outcome.alive,
             "stdout": len(outcome.stdout),
+            "last": bool(select.select([self._zygote], [], [], 0)[0]),
         }
         self._send(number, header, outcome.stdout + outcome.stderr)
 

@@ -57,9 +57,10 @@ def read(folder: int, path: str, limit: int) -> bytes:
             walk.enter(part)
         # Not blocking: it may be a pipe, which nobody writes to.
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=walk.at)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError(f"not a regular file: {path}")
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise FileNotFoundError(f"not a regular file: {path}")
         parts = []
         while limit > 0 and (data := file.read(min(limit, 1 << 20))):
             parts.append(data)
@@ -81,8 +82,11 @@ def clear(folder: int) -> None:
     Raises:
         OSError: Something could not be removed.
     """
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.name, dir_fd=folder)
+                continue
             inner = os.open(entry.name, _FOLDER, dir_fd=folder)
             try:
                 os.fchmod(inner, 0o700)
@@ -90,8 +94,6 @@ def clear(folder: int) -> None:
             finally:
                 os.close(inner)
             os.rmdir(entry.name, dir_fd=folder)
-        else:
-            os.unlink(entry.name, dir_fd=folder)
 
 
 class _Walk:
@@ -127,18 +129,19 @@ def _as_owner(folder: int) -> Iterator[None]:
 
 
 def _list(folder: int, prefix: str, depth: int, found: list[str]) -> None:
-    for entry in os.scandir(folder):
-        if len(found) >= MAX_LISTED:
-            return
-        name = prefix + os.fsencode(entry.name).decode("utf-8", "replace")
-        if entry.is_file(follow_symlinks=False):
-            found.append(name)
-        elif entry.is_dir(follow_symlinks=False) and depth < _MAX_DEPTH:
-            try:
-                inner = os.open(entry.name, _FOLDER, dir_fd=folder)
-            except OSError:
-                continue
-            try:
-                _list(inner, name + "/", depth + 1, found)
-            finally:
-                os.close(inner)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if len(found) >= MAX_LISTED:
+                return
+            name = prefix + os.fsencode(entry.name).decode("utf-8", "replace")
+            if entry.is_file(follow_symlinks=False):
+                found.append(name)
+            elif entry.is_dir(follow_symlinks=False) and depth < _MAX_DEPTH:
+                try:
+                    inner = os.open(entry.name, _FOLDER, dir_fd=folder)
+                except OSError:
+                    continue
+                try:
+                    _list(inner, name + "/", depth + 1, found)
+                finally:
+                    os.close(inner)

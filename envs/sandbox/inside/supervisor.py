@@ -180,7 +180,8 @@ class Supervisor:
         elif self._ready:
             child = self._ready.popleft()
             opened(child)
-            self._refill()
+            if not self._ready:  # else the zygote has time until a child ends, and is free to collect it
+                self._refill()
         else:
             self._wanted.append(opened)
             self._refill()

@@ -78,7 +78,8 @@ class _Zygote:
     def serve(self) -> None:
         """Fork and reap until nobody holds the other end of the socket."""
         while True:
-            for descriptor, _ in self._poll.poll():
+            # The dead first: somebody waits for what they did.
+            for descriptor, _ in sorted(self._poll.poll(), key=lambda event: event[0] == self._sock.fileno()):
                 if descriptor != self._sock.fileno():
                     self._reap(descriptor)
                     continue
