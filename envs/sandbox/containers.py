@@ -133,7 +133,8 @@ def container_options(limits: Limits, image: str = IMAGE, runtime: str | None = 
         "mem_limit": memory,
         "memswap_limit": memory,
         "nano_cpus": 10**9,
-        "oom_score_adj": 1000,
+        # Programs raise theirs to 1000, so that the kernel ends them before what runs them.
+        "oom_score_adj": 500,
         "ulimits": [{"name": name, "soft": value, "hard": value} for name, value in ulimits.items()],
         "init": False,
         "auto_remove": True,

@@ -12,8 +12,9 @@ import errno
 import platform
 import struct
 
-_ARCHES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-"""Machine -> (AUDIT_ARCH_*, column in the tables below)."""
+_ARCHES = {"x86_64": (0xC000003E, 0, 335), "aarch64": (0xC00000B7, 1, 295)}
+"""Machine -> (AUDIT_ARCH_*, column in the tables below, first number of a gap up to 423 that new calls fill)."""
+_AFTER_GAP = 424
 
 _FIRST_UNKNOWN = 450
 """Calls from this number on, which both machines share, are refused: nobody has judged them."""
@@ -169,7 +170,7 @@ def build(machine: str | None = None, *, fork: bool = False) -> bytes:
     Raises:
         KeyError: The machine is not one of the two; ask `supported` first.
     """
-    arch, column = _ARCHES[machine or platform.machine()]
+    arch, column, gap = _ARCHES[machine or platform.machine()]
     program: list[_Instruction] = [
         (_LOAD, 0, 0, _ARCH_AT),
         (_EQUAL, 1, 0, arch),
@@ -177,6 +178,7 @@ def build(machine: str | None = None, *, fork: bool = False) -> bytes:
         (_LOAD, 0, 0, _NUMBER_AT),
         *_when(_AT_LEAST, _X32_BIT, KILL),
         *_when(_AT_LEAST, _FIRST_UNKNOWN, ABSENT),
+        *((_AT_LEAST, 0, 2, gap), (_AT_LEAST, 1, 0, _AFTER_GAP), (_RETURN, 0, 0, ABSENT)),
     ]
     for numbers in DENIED.values():
         if (number := numbers[column]) is not None:

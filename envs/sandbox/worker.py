@@ -19,8 +19,8 @@ from typing import Protocol, TypeVar
 from palestra.envs.sandbox.base import Request, SandboxError, SessionEndedError
 from palestra.envs.sandbox.bundle import memory_file
 from palestra.envs.sandbox.inside import files
-from palestra.envs.sandbox.inside.execution import Child, Done, Group, InfrastructureError
-from palestra.envs.sandbox.inside.supervisor import Supervisor
+from palestra.envs.sandbox.inside.execution import Child, Done, Group, InfrastructureError, RefusedError
+from palestra.envs.sandbox.inside.supervisor import TOO_MANY_FILES, Supervisor
 
 START_LIMIT_S = 60.0
 """Seconds that a worker may take to import its packages and say that it is ready."""
@@ -136,11 +136,16 @@ class ProcessWorker(Worker):
         cancels: list[Cancel] = []
 
         def start(supervisor: Supervisor) -> None:
-            code, stdin = memory_file(request.code), memory_file(request.stdin)
-            cancels.append(supervisor.run(code, stdin, dict(request.files), request.timeout, done))
+            if (task := _task(request, done)) is not None:
+                cancels.append(supervisor.run(*task, dict(request.files), request.timeout, done))
 
         self.post(start, lambda: done(self._gone()))
-        return lambda: self.post(lambda supervisor: cancels[0](), _nothing)
+
+        def cancel(supervisor: Supervisor) -> None:
+            for started in cancels:
+                started()
+
+        return lambda: self.post(cancel, _nothing)
 
     def open(self, opened: Callable[[WorkerSession | InfrastructureError], None]) -> None:
         """Open a session."""
@@ -223,8 +228,8 @@ class _ProcessSession:
         """Run a cell."""
 
         def start(supervisor: Supervisor) -> None:
-            code, stdin = memory_file(request.code), memory_file(request.stdin)
-            supervisor.cell(self._child, code, stdin, request.timeout, done)
+            if (task := _task(request, done)) is not None:
+                supervisor.cell(self._child, *task, request.timeout, done)
 
         self._worker.post(start, lambda: done(InfrastructureError(self._worker.failed or "the sandbox is closed")))
 
@@ -260,6 +265,19 @@ class _ProcessSession:
         refused = SandboxError(self._worker.failed or "the sandbox is closed")
         self._worker.post(call, lambda: future.set_exception(refused))
         return future.result()
+
+
+def _task(request: Request, done: Done) -> tuple[int, int] | None:
+    """Put code and standard input into descriptors; where there are none left, `done` is told."""
+    code = -1
+    try:
+        code = memory_file(request.code)
+        return code, memory_file(request.stdin)
+    except OSError:
+        if code >= 0:
+            os.close(code)
+        done(RefusedError(TOO_MANY_FILES))
+        return None
 
 
 def _last_words(process: "subprocess.Popen[bytes]") -> str:

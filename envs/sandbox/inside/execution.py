@@ -1,6 +1,8 @@
 """One child as the supervisor sees it: its descriptors, what it wrote, and how far it has come."""
 
+import errno
 import os
+import resource
 import signal
 import socket
 import time
@@ -13,6 +15,7 @@ from palestra.envs.sandbox.inside.child import MEMORY_EXIT
 
 KEPT_BYTES = 64 * 1024
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
+_RESERVE = 64
 _CPU_CLOCK = 2  # CPUCLOCK_SCHED: what clock_getcpuclockid(3) makes of a pid
 
 Stage = Literal["starting", "waiting", "running", "idle", "interrupted", "ending"]
@@ -191,7 +194,8 @@ def ask_for_child(zygote: socket.socket, number: int, group: "Group | None") -> 
     """Have a zygote fork; returns the child as it will be.
 
     Raises:
-        OSError: The zygote takes nothing any more, or there are no descriptors left.
+        OSError: The zygote takes nothing any more, or there are hardly any descriptors left (EMFILE): those are
+            kept for what the other children need from moment to moment.
     """
     kept: list[int] = []
     passed: list[int] = []
@@ -203,6 +207,8 @@ def ask_for_child(zygote: socket.socket, number: int, group: "Group | None") -> 
             reading, writing = os.pipe()
             kept.append(reading)
             passed.append(writing)
+        if max(kept) + _RESERVE > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         passed += [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in (group.procs if group else ())]
         socket.send_fds(zygote, [packets.fork(number)], passed)
     except OSError:

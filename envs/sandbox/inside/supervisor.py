@@ -5,6 +5,7 @@ what comes from a child is never parsed beyond `packets`, and never trusted; a z
 supervisor, with an `InfrastructureError` for all that is under way.
 """
 
+import errno
 import math
 import os
 import selectors
@@ -33,6 +34,8 @@ GRACE_S = 5.0
 """Seconds between killing a child and giving up on its zygote."""
 INTERRUPT_GRACE_S = 0.3
 """Seconds that an interrupted cell has to come to its end with its state kept."""
+
+TOO_MANY_FILES = "this process has too many open files; have fewer sessions, or raise the limit (ulimit -n)"
 
 Opened = Callable[[Child | InfrastructureError], None]
 
@@ -201,10 +204,18 @@ class Supervisor:
 
     def _fork(self) -> None:
         self._next = (self._next + 1) % 2**32
+        group = None
         try:
-            child = ask_for_child(self._zygote, self._next, self._take_group())
+            group = self._take_group()
+            child = ask_for_child(self._zygote, self._next, group)
         except OSError as error:
-            self.fail(f"no child could be asked for: {error}")
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                self.fail(f"no child could be asked for: {error}")
+                return
+            if self._new_group is not None and group is not None:
+                self._free_groups.append(group)
+            if self._wanted and not any(child.stage == "ending" for child in self._children.values()):
+                self._wanted.popleft()(RefusedError(TOO_MANY_FILES))
             return
         child.deadline = time.monotonic() + START_LIMIT_S
         self._children[child.number] = child

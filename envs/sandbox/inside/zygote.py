@@ -44,7 +44,10 @@ def main(config: dict[str, Any]) -> None:
     gc.freeze()
     jail.use_huge_pages()
     sock.send(packets.ready(json.dumps(facts)))
-    _Zygote(sock, confinement).serve()
+    try:
+        _Zygote(sock, confinement).serve()
+    except BrokenPipeError:
+        pass  # the supervisor is gone, in the middle of something
 
 
 def _preload(names: list[str]) -> dict[str, str]:
