@@ -1,4 +1,9 @@
-"""Statistics of the instrument: pure functions of arrays, on numpy (scipy where a quantile needs it)."""
+"""Statistics of the instrument: pure functions of arrays, on numpy (scipy where a quantile needs it).
+
+One model: `passk`, `intervals`, `bounds`, `reliability`, `diversity`, `chance`, `exact`, `extrapolation`. Two
+models: `paired`, `crossover`, `coverage`, `efficiency`, `likelihood`. Claims: `discovery` and `problems` (single
+problems), `multiplicity`, `parts` and `verdict` (labels), `seeds` (training methods), `plan` (what a claim needs).
+"""
 
 from palestra.eval.stats.intervals import (
     CurveIntervals,

@@ -50,7 +50,7 @@ class CurveIntervals:
     """Lower end of the simultaneous band: holds at all K points together."""
     band_high: FloatArray
     critical: float
-    """Band half-width in (regularised) standard errors; 1.96 at least for alpha = 0.05."""
+    """Band half-width in standard errors; 1.96 at least for alpha = 0.05."""
 
     def interval(self, column: int) -> Interval:
         """Return the pointwise interval at one point."""
@@ -69,11 +69,15 @@ class ProblemBootstrap:
 
         T_b = max_k |mean*_bk - mean_k| / se*_bk,   c = (1-alpha) quantile of T,   band = mean_k +- c se_k,
 
-    where every se is regularised to sqrt(se^2 + 1/G^2), G being the number of problems or clusters (one
-    problem's worth of doubt, negligible for large G), and c is not allowed under the normal quantile.
-    Without that, one resample that misses the only easy problem has se* near 0 and c explodes: simulated
-    with m = 50 sparse worlds the plain band was five times as wide, and where nearly all problems are
-    solved its joint coverage fell under 0.5 (0.92 to 1.00 with it).
+    where two pseudo-problems, one at either bound of the values, take part in every mean and se (two clusters
+    of mean size where there are clusters), and c is not allowed under the normal quantile. They stand for the
+    problems not drawn, as the "plus four" of Agresti and Coull 1998 does for one proportion, and are negligible
+    for many problems. Without them, a resample that misses the only easy problem has se* near 0 and c explodes:
+    with m = 50 sparse problems the plain band was five times as wide, and where nearly all problems are solved
+    its joint coverage fell under 0.5. Adding 1/G^2 to every se^2 mends that, and covers only 0.87 to 0.90 for
+    uniform p, m = 150 and k up to 64. With pseudo-problems, joint coverage was 0.93 to 1.00 in 56 simulated
+    settings (7 worlds; curves and differences; m = 20, 50, 150 and 400); it is above 0.98 for differences of two
+    copies of one model, where little varies.
 
     Where all values agree within `NEAR_CONSTANT`, resamples say nothing. There the interval is the one
     that allows for problems not seen: a share u = 1 - (alpha/2)^(1/G) of problems may lie at the bounds.
@@ -122,21 +126,26 @@ class ProblemBootstrap:
         """
         x = self._checked(values, bounds)
         mean = x.mean(axis=0)
-        sums = np.zeros((self.units, x.shape[1]))
-        np.add.at(sums, self._member, x)
-        se = self._standard_errors(np.ones((1, self.units)), sums)[1][0]
+        unit = self.problems / self.units
+        sums = np.vstack([self._sums(x), np.full(x.shape[1], bounds[0] * unit), np.full(x.shape[1], bounds[1] * unit)])
+        sizes = np.append(self._sizes, [unit, unit])
+        centre, se = (row[0] for row in clustered_mean(np.ones((1, len(sizes))), sums, sizes))
         spread = np.ptp(x, axis=0)
         constant = spread < NEAR_CONSTANT
 
         means = np.empty((self.resamples, x.shape[1]))
         sup = np.zeros(self.resamples)
         start = 0
-        for weights in self._weights():
-            block = slice(start, start + len(weights))
-            means[block], errors = self._standard_errors(weights, sums)
-            distance = np.where(constant, 0.0, np.abs(means[block] - mean) / errors)
+        for drawn in self._weights():
+            block = slice(start, start + len(drawn))
+            weights = np.hstack([drawn, np.ones((len(drawn), 2))])
+            centres, errors = clustered_mean(weights, sums, sizes)
+            distance = np.where(constant, 0.0, np.abs(centres - centre) / errors)
             sup[block] = distance.max(axis=1)
-            start += len(weights)
+            # The pointwise interval is of the problems drawn alone.
+            count = (drawn @ self._sizes)[:, None]
+            means[block] = centres + (2 * unit * centres - unit * sum(bounds)) / count
+            start += len(drawn)
         low, high = np.quantile(means, [self.alpha / 2, 1 - self.alpha / 2], axis=0)
         critical = max(float(np.quantile(sup, 1 - self.alpha)), NormalDist().inv_cdf(1 - self.alpha / 2))
         unseen_low, unseen_high = self._unseen(mean, spread, bounds)
@@ -144,17 +153,38 @@ class ProblemBootstrap:
             estimate=mean,
             low=np.where(constant, unseen_low, low),
             high=np.where(constant, unseen_high, high),
-            band_low=np.where(constant, unseen_low, np.clip(mean - critical * se, *bounds)),
-            band_high=np.where(constant, unseen_high, np.clip(mean + critical * se, *bounds)),
+            band_low=np.where(constant, unseen_low, np.clip(centre - critical * se, *bounds)),
+            band_high=np.where(constant, unseen_high, np.clip(centre + critical * se, *bounds)),
             critical=critical,
         )
+
+    def resampled_means(self, values: Values) -> FloatArray:
+        """Return the mean over problems in every resample, shape (B, K), for statistics of means such as ratios.
+
+        The resamples are those of `curve`; values may be any finite numbers.
+
+        Args:
+            values: One row per problem, shape (m, K).
+
+        Raises:
+            ValueError: The shape does not fit, or a value is not finite.
+        """
+        x = self._checked(values, (-np.inf, np.inf))
+        sums = self._sums(x)
+        blocks = [(weights @ sums) / (weights @ self._sizes)[:, None] for weights in self._weights()]
+        return np.concatenate(blocks)
+
+    def _sums(self, x: FloatArray) -> FloatArray:
+        sums = np.zeros((self.units, x.shape[1]))
+        np.add.at(sums, self._member, x)
+        return sums
 
     def _checked(self, values: Values, bounds: tuple[float, float]) -> FloatArray:
         x = np.asarray(values, dtype=np.float64)
         if x.ndim != 2 or x.shape[0] != self.problems or x.shape[1] == 0:
             raise ValueError(f"values must have shape ({self.problems}, K) with K >= 1, not {x.shape}.")
-        # Written so that a NaN fails it.
-        if not (np.all(x >= bounds[0] - 1e-9) and np.all(x <= bounds[1] + 1e-9)):
+        inside = np.isfinite(x) & (x >= bounds[0] - 1e-9) & (x <= bounds[1] + 1e-9)
+        if not np.all(inside):
             raise ValueError(f"values must be finite and lie in [{bounds[0]:g}, {bounds[1]:g}].")
         return x
 
@@ -167,10 +197,6 @@ class ProblemBootstrap:
             drawn = rng.integers(0, units, (rows, units)) + units * np.arange(rows)[:, None]
             yield np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float64)
             left -= rows
-
-    def _standard_errors(self, weights: FloatArray, sums: FloatArray) -> tuple[FloatArray, FloatArray]:
-        mean, se = clustered_mean(weights, sums, self._sizes)
-        return mean, np.sqrt(se**2 + 1.0 / self.units**2)
 
     def _unseen(
         self, mean: FloatArray, spread: FloatArray, bounds: tuple[float, float]
@@ -198,9 +224,11 @@ def clustered_mean(weights: FloatArray, sums: FloatArray, sizes: FloatArray) -> 
     units = len(sizes)
     count = (weights @ sizes)[:, None]
     mean = (weights @ sums) / count
-    squares = (
-        weights @ sums**2 - 2 * mean * (weights @ (sums * sizes[:, None])) + mean**2 * (weights @ sizes**2)[:, None]
-    )
+    squares = weights @ sums**2
+    if np.all(sizes == 1):  # The general expression, with a third of the work saved.
+        squares -= mean**2 * count
+    else:
+        squares -= 2 * mean * (weights @ (sums * sizes[:, None])) - mean**2 * (weights @ sizes**2)[:, None]
     factor = units / (units - 1) if units > 1 else 1.0
     # max: a sum of squares, which may round to just under 0.
     return mean, np.sqrt(factor * np.maximum(squares, 0.0)) / count
