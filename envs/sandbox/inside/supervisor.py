@@ -196,7 +196,8 @@ class Supervisor:
         alone = self._gone is not None
         if alone and self._children:
             return
-        starting = sum(child.stage == "starting" for child in self._children.values())
+        # A child may tell that it is confined before the zygote tells that it was forked.
+        starting = sum(child.stage in ("starting", "waiting") for child in self._children.values()) - len(self._ready)
         missing = len(self._wanted) + self._spares - len(self._ready) - starting
         for _ in range(min(missing, 1) if alone else missing):
             if self.failure is None:
