@@ -377,7 +377,7 @@ class Supervisor:
 
     def _on_forked(self, told: packets.Forked, descriptors: list[int]) -> None:
         child = self._children.get(told.child)
-        if child is None or len(descriptors) != 1:
+        if child is None or child.pidfd >= 0 or len(descriptors) != 1:
             _close(*descriptors)
             self.fail("the zygote told of a child that nobody wanted")
             return

@@ -1,0 +1,239 @@
+"""The pool with workers that do what the test says: who gets what, who is told what, and what is counted."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from palestra.envs.sandbox import ExecResult, Sandbox, SandboxError
+from palestra.envs.sandbox.base import Request
+from palestra.envs.sandbox.inside.execution import Done, InfrastructureError, Outcome
+from palestra.envs.sandbox.pool import PoolSandbox
+from palestra.envs.sandbox.worker import Cancel, Worker, WorkerSession
+
+
+class Scripted(Worker):
+    """A worker whose programs are words: `hold` waits for the test, `break` breaks it, others come back."""
+
+    exclusive = False
+
+    def __init__(self) -> None:
+        self.held: list[tuple[Request, Done]] = []
+        self.cancelled: list[bytes] = []
+        self.closed = threading.Event()
+        self.most = 0
+
+    def run(self, request: Request, done: Done) -> Cancel:
+        if request.code == b"hold":
+            self.held.append((request, done))
+            self.most = max(self.most, len(self.held))
+        elif request.code == b"break":
+            done(InfrastructureError("broken"))
+        else:
+            done(outcome(request.code))
+        return lambda: self.cancel(request, done)
+
+    def cancel(self, request: Request, done: Done) -> None:
+        self.cancelled.append(request.code)
+        if (request, done) in self.held:
+            self.held.remove((request, done))
+            done(outcome(b"", "killed"))
+
+    def release(self) -> None:
+        held, self.held = self.held, []
+        for request, done in held:
+            done(outcome(request.code))
+
+    def open(self, opened: Callable[[WorkerSession | InfrastructureError], None]) -> None:
+        opened(InfrastructureError("no sessions here"))
+
+    def facts(self) -> str:
+        return "{}"
+
+    def close(self) -> None:
+        self.failed = self.failed or "closed"
+        self.closed.set()
+        held, self.held = self.held, []
+        for _, done in held:
+            done(InfrastructureError("closed"))
+
+
+def outcome(text: bytes, status: str = "ok") -> Outcome:
+    return Outcome(status, 0, 0.0, 0.0, text, b"")
+
+
+class Pool(PoolSandbox):
+    """A pool of such workers; from the `broken_from`th on they do not start."""
+
+    name = "scripted"
+
+    def __init__(self, *, workers: int = 1, at_once: int = 2, broken_from: int = 1000) -> None:
+        self.made: list[Scripted] = []
+        self.broken_from = broken_from
+        super().__init__(self.make, workers=workers, slots=workers * at_once, at_once=at_once)
+
+    def make(self) -> Worker:
+        if len(self.made) >= self.broken_from:
+            raise SandboxError("no more workers")
+        self.made.append(Scripted())
+        return self.made[-1]
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+
+def test_the_first_worker_must_start() -> None:
+    with pytest.raises(SandboxError, match="no more workers"):
+        Pool(broken_from=0)
+
+
+def test_no_worker_has_more_than_its_places(wait_until: Callable[..., None]) -> None:
+    with Pool(workers=2, at_once=2) as pool:
+        futures = [pool.submit("hold") for _ in range(10)]
+        wait_until(lambda: len(pool.made) == 2)
+        for _ in range(200):
+            for worker in list(pool.made):
+                worker.release()
+            if all(future.done() for future in futures):
+                break
+            time.sleep(0.005)
+        assert [future.result(1).stdout for future in futures] == ["hold"] * 10
+        assert max(worker.most for worker in pool.made) <= 2
+
+
+def test_a_broken_worker_is_replaced_and_its_program_tried_once_more(wait_until: Callable[..., None]) -> None:
+    with Pool() as pool:
+        future = pool.submit("hold")
+        pool.made[0].held.pop()[1](InfrastructureError("broken"))
+        wait_until(lambda: len(pool.made) == 2 and pool.made[1].held)
+        pool.made[1].release()
+        assert future.result(1).stdout == "hold"
+        stats = pool.stats()
+        assert (stats.executions, stats.retried, stats.failed, stats.workers_replaced) == (1, 1, 0, 1)
+        assert pool.made[0].closed.wait(1)
+
+
+def test_a_program_is_tried_on_two_workers_at_most() -> None:
+    with Pool() as pool:
+        with pytest.raises(SandboxError, match="broken"):
+            pool.run("break")
+        assert pool.run("fine").stdout == "fine"
+        stats = pool.stats()
+        assert (stats.executions, stats.retried, stats.failed, stats.workers_replaced) == (1, 1, 1, 2)
+
+
+def test_every_program_under_a_broken_worker_is_tried_again(wait_until: Callable[..., None]) -> None:
+    with Pool() as pool:
+        futures = [pool.submit("hold") for _ in range(2)]
+        held, pool.made[0].held = pool.made[0].held, []
+        for _, done in held:
+            done(InfrastructureError("broken"))
+        wait_until(lambda: len(pool.made) == 2 and len(pool.made[1].held) == 2)
+        pool.made[1].release()
+        assert [future.result(1).status for future in futures] == ["ok"] * 2
+        assert pool.stats().workers_replaced == 1
+
+
+def test_where_no_worker_starts_what_waits_fails() -> None:
+    with Pool(broken_from=1) as pool, pytest.raises(SandboxError, match="no more workers"):
+        pool.run("break")
+
+
+def test_run_many_tells_failures_apart(wait_until: Callable[..., None]) -> None:
+    with Pool() as pool:
+        results = pool.run_many(["a", "break", "b"])
+        assert [(r.status, r.stdout) for r in results] == [("ok", "a"), ("sandbox-failure", ""), ("ok", "b")]
+        assert results[1].exit_code is None
+        assert "broken" in results[1].stderr
+
+
+def test_a_cancelled_program_that_waits_never_starts(wait_until: Callable[..., None]) -> None:
+    with Pool(at_once=1) as pool:
+        first, second, third = (pool.submit("hold") for _ in range(3))
+        assert second.cancel()
+        pool.made[0].release()
+        assert first.result(1).status == "ok"
+        wait_until(lambda: pool.made[0].held)
+        pool.made[0].release()
+        assert third.result(1).status == "ok"
+        assert pool.made[0].cancelled == []
+
+
+def test_a_cancelled_program_is_ended_and_gives_its_place_back(wait_until: Callable[..., None]) -> None:
+    with Pool(at_once=1) as pool:
+        first = pool.submit("hold")
+        second = pool.submit("next")
+        assert first.cancel()
+        assert second.result(1).stdout == "next"
+        assert pool.made[0].cancelled == [b"hold"]
+
+
+def test_a_cancelled_program_is_not_tried_again() -> None:
+    with Pool() as pool:
+        future = pool.submit("hold")
+        _, done = pool.made[0].held.pop()
+        future.cancel()
+        done(InfrastructureError("broken"))
+        assert pool.run("fine").stdout == "fine"
+        assert pool.stats().retried == 0
+
+
+def test_closing_fails_what_runs_and_what_waits() -> None:
+    pool = Pool(at_once=1)
+    futures = [pool.submit("hold") for _ in range(3)]
+    pool.close()
+    for future in futures:
+        with pytest.raises(SandboxError, match="closed"):
+            future.result(1)
+    assert pool.made[0].closed.is_set()
+    assert len(pool.made) == 1
+
+
+def test_a_session_that_cannot_be_opened_is_tried_on_two_workers() -> None:
+    with Pool() as pool:
+        with pytest.raises(SandboxError, match="no sessions here"):
+            pool.session()
+        stats = pool.stats()
+        assert (stats.retried, stats.failed, stats.workers_replaced) == (0, 1, 2)
+
+
+def test_many_threads_get_their_own_results(in_thread: Callable[..., Any]) -> None:
+    with Pool(workers=2) as pool:
+        outcomes = [in_thread(lambda n=n: [pool.run(f"{n}-{m}").stdout for m in range(50)]) for n in range(8)]
+        assert [o.get() for o in outcomes] == [[f"{n}-{m}" for m in range(50)] for n in range(8)]
+
+
+# What needs no worker at all.
+
+
+class Nothing(Sandbox):
+    """A sandbox that can start nothing."""
+
+    name = "nothing"
+
+    def _start(self, request: Request) -> Any:
+        raise SandboxError("nothing works")
+
+    def session(self) -> Any:
+        raise SandboxError("nothing works")
+
+    def stats(self) -> Any:
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def test_run_many_raises_where_nothing_can_be_started() -> None:
+    with Nothing() as sandbox, pytest.raises(SandboxError, match="nothing works"):
+        sandbox.run_many(["a"])
+
+
+def test_an_absurd_source_is_judged_before_anything_is_started() -> None:
+    with Nothing() as sandbox:
+        assert isinstance(sandbox.run("#" * (9 << 20)), ExecResult)
