@@ -309,3 +309,22 @@ BOOTSTRAP = ProblemBootstrap(2, resamples=5)
 def test_misuse_is_refused_in_a_sentence(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Samples drawn with the same random numbers.
+
+
+def test_equal_runs_of_one_seed_show_no_excess() -> None:
+    c = np.arange(17)
+    assert excess(16, c, 16, c, 8, same_seeds=True) == pytest.approx(np.zeros(17), abs=1e-12)
+    assert excess(16, c, 16, c, 8).min() < -0.1
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.05, 0.05), (0.05, 0.2), (0.2, 0.05), (0.0, 0.1), (0.6, 0.9)])
+def test_excess_of_one_seed_is_never_too_small(p: float, q: float) -> None:
+    n, k, reps = 16, 8, 20_000
+    luck = np.random.default_rng(0).random((reps, n))
+    base, trained = (luck < p).sum(axis=1), (luck < q).sum(axis=1)
+    truth = (1 - p) ** k * (1 - (1 - q) ** k) - ((1 - p) ** k - (1 - p) ** (2 * k))
+    found = excess(n, base, n, trained, k, same_seeds=True)
+    assert found.mean() >= truth - 4 * found.std() / reps**0.5

@@ -61,11 +61,13 @@ def test_no_descriptor_is_left_open(sandbox: Sandbox) -> None:
 
     use()
     before = count()
-    use()
+    for _ in range(3):
+        use()
     deadline = time.monotonic() + 3
     while count() > before and time.monotonic() < deadline:
         time.sleep(0.01)  # a worker makes its spares again
-    assert count() <= before
+    # Less than one for each use: other sandboxes of the test run come and go.
+    assert count() - before < 3
 
 
 def test_executions_are_counted(sandbox: Sandbox) -> None:

@@ -101,7 +101,8 @@ def exists(daemon: Any, container: str) -> bool:
 
 
 def test_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "docker", None)
+    for name in ("docker", "docker.client"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingPrerequisiteError, match=r'pip install "palestra\[docker\]"'):
         containers.connect()
 

@@ -114,12 +114,16 @@ def test_processes_without_control_groups_are_refused(monkeypatch: pytest.Monkey
 
 
 @needs_sandbox
-def test_code_is_never_run_as_root(local: LocalSandbox, descendants: Callable[[], set[int]]) -> None:
-    assert local.run("import os; print(os.getuid(), os.geteuid(), os.getgroups())").stdout.startswith("65534 65534")
-    running = local.submit("import time; time.sleep(0.5)")
-    time.sleep(0.2)
-    users = {real_user(pid) for pid in descendants()}
-    running.result()
+def test_code_is_never_run_as_root(descendants: Callable[[], set[int]]) -> None:
+    before = descendants()
+    with LocalSandbox() as sandbox:
+        seen = sandbox.run("import os; print(os.getuid(), os.geteuid(), os.getgroups())").stdout
+        running = sandbox.submit("import time; time.sleep(0.5)")
+        time.sleep(0.2)
+        users = {real_user(pid) for pid in descendants() - before}
+        running.result()
+    assert seen.startswith("65534 65534")
+    assert users
     assert 0 not in users
 
 

@@ -1,0 +1,71 @@
+"""`palestra compare` judges, and `--require` gates on it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from palestra.cli.main import main
+from palestra.eval.run import evaluate
+from palestra.eval.settings import EvalSettings
+
+ENV = "palestra/StringCompose-v0"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A guesser with samples to spare, and the oracle, on the same few problems."""
+    folder = tmp_path_factory.mktemp("runs")
+    for model, samples in (("random", 1300), ("oracle", 16)):
+        out = folder / model
+        evaluate(EvalSettings(model=model, env=ENV, out=out, problems=3, samples=samples, seed=len(model)))
+    return [str(folder / model) for model in ("random", "oracle")]
+
+
+def palestra(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["palestra", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_the_verdict_is_in_the_table_the_page_and_the_json(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "r.html"
+    assert palestra("compare", *runs, "--html", str(page), monkeypatch=monkeypatch) == 0
+    assert "test, oracle against random: DISCOVER" in capsys.readouterr().out
+    assert "<strong>DISCOVER</strong> oracle on test" in page.read_text(encoding="utf-8")
+    assert palestra("compare", *runs, "--html", str(page), "--json", monkeypatch=monkeypatch) == 0
+    (found,) = json.loads(capsys.readouterr().out)["variants"][0]["verdicts"]
+    assert found["labels"] == ["DISCOVER"]
+    assert len(found["discovered"]["confirmed"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--require", "DISCOVER", "--require", "oracle:test:discover"], 0, ""),
+        (["--require", "test:NO-EFFECT"], 1, "on test, oracle against random is DISCOVER."),
+        (["--require", "tset:DISCOVER"], 2, "did you mean 'test'"),
+        (["--require", "DISCOVERED"], 2, "did you mean 'DISCOVER'"),
+        (["--samples", "17"], 2, "compare 1 to 16, not 17"),
+    ],
+)
+def test_requirements_set_the_exit_code_with_one_sentence(
+    runs: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    code: int,
+    said: str,
+) -> None:
+    page = str(tmp_path / "r.html")
+    assert palestra("compare", *runs, "--html", page, "--json", *options, monkeypatch=monkeypatch) == code
+    error = capsys.readouterr().err
+    assert said in error
+    if code:
+        assert len(error.strip().splitlines()[-1:]) == 1
+        assert error.count("palestra: ") == 1
