@@ -325,6 +325,9 @@ def test_attacks_are_held_for_an_ordinary_user(public: Path) -> None:
     unshare, setpriv = shutil.which("unshare"), shutil.which("setpriv")
     assert unshare
     assert setpriv
+    hidden = {*closed_folders(Path(sys.executable).parent), *closed_folders(Path(__file__).parent)}
+    if hidden and os.environ.get("PALESTRA_REQUIRE_SANDBOX") != "1":
+        pytest.skip(f"no ordinary user may enter {min(hidden)}")
     script = public / "run.sh"
     script.write_text(REACHABLE, encoding="utf-8")
     closed = [str(folder) for folder in closed_folders(Path(sys.base_prefix))]
