@@ -229,7 +229,8 @@ MODES = (
     Mode(DOCKER_EXEC, "warm container, hardened as ours", _docker_exec),
     Mode(DOCKER, "warm container, hardened; numpy, sympy loaded", lambda: _one_shot("docker")),
     Mode("palestra docker cell", "the same, kept in a session", lambda: _cells("docker"), at_once=8),
-    Mode("llm-sandbox (docker)", "warm container, root inside, no network", _llm_sandbox),
+    # Its docker client fails with 64 threads.
+    Mode("llm-sandbox (docker)", "warm container, root inside, no network", _llm_sandbox, at_once=8),
     Mode("smolagents local", "none: an interpreter in this process", _smolagents),
     Mode("jupyter kernel", "none: a process with your rights", _jupyter, at_once=1),
 )
