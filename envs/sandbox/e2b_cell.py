@@ -12,6 +12,7 @@ import builtins
 import io
 import json
 import linecache
+import os
 import resource
 import sys
 import time
@@ -43,8 +44,9 @@ def _input(prompt: object = "") -> str:
 
 
 def prepare(memory: int) -> None:
-    """Limit the address space to what is taken now and `memory` bytes more."""
+    """Import from the working folder; limit the address space to what is taken now and `memory` bytes more."""
     sys.modules["__main__"] = _main
+    sys.path.insert(0, os.getcwd())
     with open("/proc/self/statm", encoding="ascii") as file:
         limit = memory + int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -186,6 +186,13 @@ def test_files_go_into_a_session_and_come_out(sandbox: Sandbox) -> None:
         assert session.run("open('d/f').read()").stdout == "'new'\n"
 
 
+def test_modules_in_the_working_folder_can_be_imported(sandbox: Sandbox) -> None:
+    assert sandbox.run("import helper; print(helper.x)", files={"helper.py": b"x = 4"}).stdout == "4\n"
+    with sandbox.session() as session:
+        session.write_file("other.py", b"y = 5")
+        assert session.run("import other; other.y").stdout == "5\n"
+
+
 def test_the_largest_file_goes_in_and_comes_out(sandbox: Sandbox) -> None:
     data = os.urandom(1 << 20) * (MAX_FILE_BYTES >> 20)
     with sandbox.session() as session:
