@@ -8,6 +8,7 @@ import numpy as np
 
 from palestra.eval.stats.intervals import CurveIntervals, Interval
 from palestra.eval.stats.passk import IntArray
+from palestra.eval.verdicts import RunVerdict
 
 Distribution = Literal["in-distribution", "out-of-distribution", "training problems"]
 
@@ -31,20 +32,26 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Curve:
-    """pass@k of one run, or a difference of two, for k = 1..n."""
+    """pass@k of one run, or a difference of two, over a grid of k from 1 to n."""
 
     label: str
     """Label of the run, or of the difference, e.g. "rl - base"."""
     intervals: CurveIntervals
-    """Arrays of shape (n,); column k-1 belongs to k."""
+    """Arrays of shape (K,), one column per entry of `ks`."""
+    ks: IntArray
+    """The grid, shape (K,), increasing: every k up to 128 samples, else 8 to the octave with all powers of two."""
 
     def at(self, k: int) -> Interval:
-        """Return the estimate at k with its pointwise interval."""
-        return self.intervals.interval(k - 1)
+        """Return the estimate at a k of the grid with its pointwise interval."""
+        return self.intervals.interval(self._column(k))
 
     def band_at(self, k: int) -> Interval:
-        """Return the estimate at k with the simultaneous band over all k."""
-        return self.intervals.band(k - 1)
+        """Return the estimate at a k of the grid with the simultaneous band over all of it."""
+        return self.intervals.band(self._column(k))
+
+    def _column(self, k: int) -> int:
+        column: int = self.ks.tolist().index(k)
+        return column
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ class VariantComparison:
     """One per run, in the order given."""
     differences: tuple[Difference, ...]
     """Each run minus the first, then the last run minus each one between."""
+    verdicts: tuple[RunVerdict, ...]
+    """Of each run against the first; none where every problem has 1 sample."""
 
     @property
     def distribution(self) -> Distribution:
@@ -136,6 +145,24 @@ class Comparison:
         return tuple(k for k in solid if k in (1, 4, 16, solid[-1])) or (1,)
 
     @property
+    def verdicts(self) -> tuple[RunVerdict, ...]:
+        """The verdicts of all variants."""
+        return tuple(found for variant in self.variants for found in variant.verdicts)
+
+    @property
+    def verdict_note(self) -> str:
+        """What a reader of the verdicts must know, in words."""
+        count = len(self.verdicts)
+        note = f"Each of {count} verdicts" if count > 1 else "The verdict"
+        note += f" holds at its budget, with {1 - self.alpha:.0%} confidence by itself."
+        if any("fresh samples" in need for found in self.verdicts for need in found.verdict.needs):
+            note += (
+                " Fresh samples are those of a run beyond the ones compared: extend it with `palestra eval -n`, and "
+                f"compare with `--samples {self.n}`."
+            )
+        return note
+
+    @property
     def estimand(self) -> str:
         """What the numbers estimate, in words."""
         sizes = ", ".join(f"{variant.name} m={len(variant.problems)}" for variant in self.variants)
@@ -147,7 +174,7 @@ class Comparison:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON values: points at `ks` with everything, and the full curves."""
+        """Return the result as JSON values: verdicts, points at `ks` with everything, and the curves."""
         return {
             "v": 1,
             "env": self.env,
@@ -178,6 +205,7 @@ class Comparison:
                 {"label": d.label, "first": d.first, "second": d.second, **self._curve_json(d)}
                 for d in variant.differences
             ],
+            "verdicts": [found.to_json() for found in variant.verdicts],
         }
 
     def _curve_json(self, curve: Curve) -> dict[str, Any]:
@@ -196,7 +224,10 @@ class Comparison:
         return {
             "points": points,
             "curve": {
-                name: np.round(getattr(arrays, name), 6).tolist()
-                for name in ("estimate", "low", "high", "band_low", "band_high")
+                "k": curve.ks.tolist(),
+                **{
+                    name: np.round(getattr(arrays, name), 6).tolist()
+                    for name in ("estimate", "low", "high", "band_low", "band_high")
+                },
             },
         }

@@ -11,7 +11,7 @@ _SHORT = {"in-distribution": "ID", "out-of-distribution": "OOD", "training probl
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:
-    """Lay out a comparison: a row per variant and k, a column per run and per difference, and footnotes.
+    """Lay out a comparison: a row per variant and k, a column per run and per difference, verdicts, footnotes.
 
     Numbers are percentages, and percentage points in differences; each cell holds the estimate above its
     pointwise interval. `*` marks a difference whose interval excludes 0, `**` one whose simultaneous band
@@ -31,7 +31,7 @@ def comparison_table(comparison: Comparison) -> RenderableType:
             cells += [_difference_cell(difference, k) for difference in variant.differences]
             name = _variant_cell(variant) if row == 0 else Text()
             table.add_row(name, str(k), *cells, end_section=last)
-    return Group(table, *(Text(line) for line in _footnotes(comparison)))
+    return Group(table, *_verdict_lines(comparison), *(Text(line) for line in _footnotes(comparison)))
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
@@ -59,13 +59,30 @@ def _difference_cell(difference: Difference, k: int) -> Text:
     )
 
 
+def _verdict_lines(comparison: Comparison) -> list[Text]:
+    """List each verdict with its reasons and what would decide it, and then the budgets, once each."""
+    lines = []
+    budgets: dict[str, list[str]] = {}
+    for found in comparison.verdicts:
+        where = f"{found.variant}, {found.run} against {found.base}: "
+        lines.append(Text.assemble(where, (found.title, "bold"), f" ({found.meaning})"))
+        details = [*found.why, *(f"to decide {need}" for need in found.verdict.needs)]
+        lines += [Text(f"  - {detail}") for detail in details]
+        budgets.setdefault(found.verdict.budget, []).append(found.variant)
+    for budget, variants in budgets.items():
+        lines += [Text(f"{', '.join(dict.fromkeys(variants))}: {budget}"), Text()]
+    return lines
+
+
 def _footnotes(comparison: Comparison) -> list[str]:
     lines = [comparison.estimand]
+    if comparison.verdicts:
+        lines.append(comparison.verdict_note)
     if comparison.variants[0].differences:
         lines.append(
             "* the interval of this difference at this k excludes 0; ** so does its simultaneous band over all k."
         )
     lines.append(TRAINING_NOTE)
     if comparison.solid_k == 0:
-        lines.append("n=1: nothing but pass@1 can be estimated.")
+        lines.append("n=1: nothing but pass@1 can be estimated, and no verdict given.")
     return lines + [f"Note: {note}" for note in comparison.notes]

@@ -5,7 +5,6 @@ sandbox fails to do is an exception, `SandboxError`: nobody may be blamed, rewar
 """
 
 import asyncio
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -26,6 +25,7 @@ Status = Literal["ok", "error", "timeout", "memory", "output", "killed", "sandbo
 """
 
 DEFAULT_TIMEOUT_S = 5.0
+MAX_TIMEOUT_S = 86_400.0
 KEPT_BYTES = 64 * 1024
 """How much of each output stream a result keeps."""
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
@@ -43,7 +43,7 @@ class SandboxError(PalestraError):
 
 
 class SessionEndedError(PalestraError):
-    """The session's own code ended it (it ran over its time, crashed, exited): its state is gone."""
+    """The session's own code ended it (it ran over its time, crashed, ended its process): its state is gone."""
 
 
 class IsolationUnavailableError(MissingPrerequisiteError):
@@ -56,9 +56,18 @@ class IsolationUnavailableError(MissingPrerequisiteError):
         )
 
 
+_BOUNDS = {
+    "memory_mib": (16, 1 << 20),
+    "tmp_mib": (1, 1 << 20),
+    "files": (16, 1 << 24),
+    "tasks": (2, 1 << 15),
+    "open_files": (16, 1 << 20),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one execution, or one session, may use."""
+    """What one execution, or one session, may use. A value that makes no sense raises ValueError."""
 
     memory_mib: int = 1024
     """Memory beyond what the interpreter itself takes."""
@@ -72,6 +81,12 @@ class Limits:
     """Open descriptors of a process."""
     processes: bool | None = None
     """Whether new processes are allowed; None: where the memory of all of them together can be limited."""
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not least <= value <= most:
+                raise ValueError(f"Limits.{name} must be a whole number from {least} to {most}, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +162,8 @@ class Session(ABC):
     def run(self, code: str, *, stdin: str = "", timeout: float = DEFAULT_TIMEOUT_S) -> ExecResult:
         """Run a cell and wait for its end; cells of a session run one after the other.
 
-        A last statement that is an expression has its value shown, unless that is None.
+        A last statement that is an expression has its value shown, unless that is None. `exit()` ends the cell,
+        not the session.
         A cell that runs over its time is interrupted (`KeyboardInterrupt`) and keeps its state if it heeds
         that at once; otherwise the session is ended, and `alive` turns False.
 
@@ -256,7 +272,8 @@ class Sandbox(ABC):
         Args:
             code: Any text, whether or not it is Python.
             stdin: What the code can read from its standard input.
-            files: Relative path -> content of files in the code's working folder; modules among them can be imported.
+            files: Relative path -> content of files in the code's working folder; modules among them can be
+                imported, unless a package that is loaded already has their name. `main.py` is the code itself.
             timeout: Wall time in seconds, counted from when the code can run.
 
         Raises:
@@ -343,11 +360,15 @@ def make_request(code: str, stdin: str, timeout: float, files: Mapping[str, byte
 
     Raises:
         ValueError: The time limit is not a positive number, or a file's path or size is out of bounds.
+        TypeError: The content of a file is not bytes.
     """
-    if not (math.isfinite(timeout) and timeout > 0):
-        raise ValueError(f"timeout must be a positive number of seconds, not {timeout}")
-    for path in files:
+    if not 0 < timeout <= MAX_TIMEOUT_S:
+        raise ValueError(f"timeout must be a positive number of seconds, at most a day, not {timeout}")
+    if "main.py" in files:
+        raise ValueError("'main.py' is the code itself; give the file another name")
+    for path, data in files.items():
         check_path(path)
+        check_bytes(path, data)
         if (above := next((str(p) for p in PurePosixPath(path).parents if str(p) in files), None)) is not None:
             raise ValueError(f"'{above}' cannot be a file and the folder of '{path}'")
     if sum(map(len, files.values())) > MAX_FILE_BYTES:
@@ -360,6 +381,12 @@ def make_request(code: str, stdin: str, timeout: float, files: Mapping[str, byte
     return Request(source, given, timeout, files)
 
 
+def check_bytes(path: str, data: object) -> None:
+    """Raise TypeError unless `data`, the content of the file `path`, is bytes."""
+    if not isinstance(data, bytes | bytearray):
+        raise TypeError(f"the content of '{path}' must be bytes, not {type(data).__name__}")
+
+
 def check_path(path: str) -> str:
     """Return `path` if it is a relative path without `..` that stays in the working folder.
 
@@ -367,7 +394,10 @@ def check_path(path: str) -> str:
         ValueError: It is not.
     """
     parts = path.split("/")
-    long = any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts)
+    try:
+        long = any(len(part.encode("utf-8")) > 255 for part in parts)
+    except UnicodeEncodeError:
+        raise ValueError(f"not a path in Unicode: {path[:200]!r}") from None
     if "\0" in path or long or len(parts) > 16 or not all(parts) or {".", ".."} & set(parts):
         raise ValueError(f"not a relative path without '..': {PurePosixPath(path[:200])!s}")
     return path

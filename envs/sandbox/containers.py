@@ -29,8 +29,8 @@ BASE_IMAGE = "python:3.11-slim-bookworm"
 
 RUNNER_MIB = 256
 """Memory on top of `Limits.memory_mib`: interpreters with numpy and sympy (about 70 MiB, mostly shared by forks)."""
-RUNNER_TASKS = 16
-"""Threads and processes on top of `Limits.tasks`."""
+RUNNER_TASKS = 3
+"""Threads and processes on top of `Limits.tasks`: the container's first, the zygote, and one that is being made."""
 STALL_S = 10.0
 """How long the program inside may leave its input unread."""
 KEPT_ERRORS = 4096

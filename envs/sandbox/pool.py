@@ -88,14 +88,14 @@ class PoolSandbox(Sandbox):
     # What users call.
 
     def _start(self, request: Request) -> "Future[ExecResult]":
-        self._check_open()
+        self.check_open()
         future: Future[ExecResult] = Future()
         self._submit(_Job(0, future, request))
         return future
 
     def session(self) -> Session:
         """Open an interpreter with state; see `Sandbox.session`."""
-        self._check_open()
+        self.check_open()
         with self._lock:
             if len(self._places) >= self._most and all(place.taken for place in self._places):
                 raise SandboxError(
@@ -135,7 +135,8 @@ class PoolSandbox(Sandbox):
 
     # Jobs.
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise SandboxError if the sandbox is closed or another process's."""
         if not self.is_own():
             raise SandboxError("the sandbox belongs to the process that opened it; open another one in this process")
         if self._closed:
@@ -257,8 +258,8 @@ class PoolSandbox(Sandbox):
     def _add_worker(self) -> None:
         try:
             place = Place(self._make())
-        except SandboxError as error:
-            self._not_added(error)
+        except Exception as error:  # also a missing image or descriptor: whoever waits has to be told
+            self._not_added(error if isinstance(error, SandboxError) else SandboxError(f"no worker: {error}"))
             return
         with self._lock:
             self._starting -= 1
@@ -286,7 +287,7 @@ class PoolSandbox(Sandbox):
 
     def cell(self, place: Place, session: WorkerSession, request: Request) -> "Future[tuple[ExecResult, bool]]":
         """Run a cell in its session's worker."""
-        self._check_open()
+        self.check_open()
         future: Future[tuple[ExecResult, bool]] = Future()
         with self._lock:
             known = place in self._places

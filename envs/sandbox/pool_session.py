@@ -14,6 +14,7 @@ from palestra.envs.sandbox.base import (
     Request,
     Session,
     SessionEndedError,
+    check_bytes,
     check_path,
     make_request,
 )
@@ -57,6 +58,7 @@ class PoolSession(Session):
 
     def write_file(self, path: str, data: bytes) -> None:
         """Write a file; see `Session.write_file`."""
+        check_bytes(path, data)
         if len(data) > MAX_FILE_BYTES:
             raise ValueError(f"a file may have {MAX_FILE_BYTES >> 20} MiB, not {len(data)} bytes")
         self._check_alive()
@@ -78,25 +80,27 @@ class PoolSession(Session):
         self._release()
 
     def _check_alive(self) -> None:
+        self._pool.check_open()
         if not self._alive:
             raise SessionEndedError(ENDED if self._release.alive else "the session is closed")
 
     def _run_next(self) -> None:
-        """Start the cell that has waited longest, unless one is running."""
-        with self._lock:
-            if self._running or not self._cells:
-                return
-            self._running = True
-            request, future = self._cells.popleft()
-        if future.cancelled():
-            self._ended(future, None)
-            return
-        try:
-            self._check_alive()
-            inner = self._pool.cell(self._place, self._session, request)
-        except PalestraError as error:
-            self._ended(future, error)
-            return
+        """Start the cell that has waited longest, unless one is running; those that cannot start are told why."""
+        while True:
+            with self._lock:
+                if self._running or not self._cells:
+                    return
+                self._running = True
+                request, future = self._cells.popleft()
+            try:
+                self._check_alive()
+                if not future.cancelled():
+                    inner = self._pool.cell(self._place, self._session, request)
+                    break
+            except PalestraError as error:
+                settle(future, error)
+            with self._lock:
+                self._running = False
         inner.add_done_callback(lambda inner: self._told(inner, future))
         future.add_done_callback(lambda future: inner.cancel() if future.cancelled() else None)
 

@@ -54,6 +54,9 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "listen": (50, 201),
     "accept": (43, 202),
     "accept4": (288, 242),
+    # descriptors on their way are counted by user, and other executions are of the same user
+    "sendmsg": (46, 211),
+    "sendmmsg": (307, 269),
     # files that other executions and the host have open, too
     "flock": (73, 32),
     "inotify_init": (253, None),
@@ -138,6 +141,7 @@ JUDGED: dict[str, tuple[int | None, int | None]] = {
 """Calls that are refused or allowed by their arguments, by `fork`, or with another error."""
 
 _NEW_NAMESPACE = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}
+_CLONE_PARENT = 0x00008000  # makes a child of the process that forked us
 _CLONE_THREAD = 0x00010000
 _AF_UNIX, _SOCK_STREAM, _OTHER_TYPES = 1, 1, 0xE
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP = 1, 22
@@ -207,7 +211,7 @@ def _rule(name: str, fork: bool) -> list[_Instruction]:
     match name:
         case "clone":
             threads_only = [] if fork else [(_ANY_BIT, 1, 0, _CLONE_THREAD), refuse]
-            return [_argument(0), *_when(_ANY_BIT, _NEW_NAMESPACE, REFUSE), *threads_only, allow]
+            return [_argument(0), *_when(_ANY_BIT, _NEW_NAMESPACE | _CLONE_PARENT, REFUSE), *threads_only, allow]
         case "clone3":
             return [(_RETURN, 0, 0, ABSENT)]
         case "fork" | "vfork":

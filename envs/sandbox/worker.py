@@ -121,8 +121,9 @@ class ProcessWorker(Worker):
                 return
             try:
                 self._loop(supervisor)
-            finally:
-                self._end(supervisor, ours, process)
+            except Exception as error:  # nobody may wait for a thread that is gone
+                supervisor.fail(f"unexpected {type(error).__name__}: {error}")
+            self._end(supervisor, ours, process)
 
         self._thread = threading.Thread(target=live, name="palestra-sandbox", daemon=True)
         self._thread.start()
@@ -197,8 +198,12 @@ class ProcessWorker(Worker):
         except BlockingIOError:
             return
         while self._calls:
-            call, _ = self._calls.popleft()
-            call(supervisor)
+            call, refused = self._calls.popleft()
+            try:
+                call(supervisor)
+            except Exception:  # ends the worker; whoever asked must not wait for ever
+                refused()
+                raise
 
     def _end(self, supervisor: Supervisor, control: socket.socket, process: "subprocess.Popen[bytes] | None") -> None:
         """End the zygote and say why; every call that nobody took is refused."""
@@ -261,6 +266,8 @@ class _ProcessSession:
                 future.set_result(use(self._child.folder))
             except OSError as error:
                 future.set_exception(FileNotFoundError(str(error)))
+            except Exception as error:  # the caller's, not the worker's
+                future.set_exception(error)
 
         refused = SandboxError(self._worker.failed or "the sandbox is closed")
         self._worker.post(call, lambda: future.set_exception(refused))

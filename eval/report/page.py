@@ -5,6 +5,7 @@ colour, and has the same bytes every time. Everything a model wrote is escaped: 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,8 @@ from palestra.envs.errors import UsageError
 from palestra.eval.comparison import TRAINING_NOTE, Comparison, Curve, Difference
 from palestra.eval.report.examples import Example, choose_examples
 from palestra.eval.report.svg import Chart, Series, line_chart
+from palestra.eval.stats.intervals import Interval
+from palestra.eval.verdicts import RunVerdict
 
 MAX_TRAJECTORY_CHARS = 40_000
 """Text shown of one trajectory; the rest is cut, with a note saying so."""
@@ -42,6 +45,7 @@ def render_report(comparison: Comparison, *, examples: int = 20) -> str:
         comparison=comparison,
         training_note=TRAINING_NOTE,
         headline=headline(comparison),
+        verdicts=[_verdict(found) for found in comparison.verdicts],
         variants=[_variant(comparison, index) for index in range(len(comparison.variants))],
         summary=_summary(comparison),
         examples=[_example(example) for example in choose_examples(comparison, examples)],
@@ -65,6 +69,40 @@ def write_report(comparison: Comparison, path: str | Path, *, examples: int = 20
     except OSError as error:
         raise UsageError(f"cannot write {target} ({error.strerror}); choose another file.") from error
     return target
+
+
+def _verdict(found: RunVerdict) -> dict[str, Any]:
+    """Lay out a verdict: its words, and the numbers it rests on as text."""
+    judged = found.verdict
+    curves = judged.curves
+    numbers = ["no claim"] * 5
+    if curves:
+        end = len(curves.ks) - 1
+        numbers = [
+            str(curves.ks[end]),
+            _points_text(curves.delta.band(0)),
+            _points_text(curves.delta.band(end)),
+            _points_text(curves.excess),
+            _crossover_text(curves.crossover),
+        ]
+    for outcome in (judged.discovered, judged.lost):
+        numbers.append(f"{int(outcome.confirmed.sum())} of {int(outcome.candidates.sum())}")
+    others = [f"not {label}: {why}" for label, why in judged.reasons.items() if label not in judged.labels]
+    return {
+        "about": found,
+        "numbers": numbers,
+        "sentences": [*found.why, *others, *(f"to decide {need}" for need in judged.needs)],
+    }
+
+
+def _points_text(interval: Interval) -> str:
+    estimate, low, high = (100 * value for value in interval)
+    return f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _crossover_text(interval: Interval) -> str:
+    estimate, low, high = ("none" if math.isinf(k) else f"{k:.1f}" for k in interval)
+    return f"{estimate} [{low}, {high}]"
 
 
 def headline(comparison: Comparison) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 
 from palestra.eval.comparison import Curve
+from palestra.eval.stats.passk import k_grid
 
 DASHES = ("none", "9 4", "9 3 2 3", "5 3", "13 4", "13 3 2 3")
 _LEFT, _TOP, _WIDTH, _HEIGHT = 58, 14, 560, 270
@@ -48,8 +49,8 @@ class Chart:
 
 def drawn_ks(n: int) -> list[int]:
     """Return the k at which a curve is drawn: all up to 8, then eight to the octave, and n."""
-    ks = {round(2 ** (step / 8)) for step in range(int(8 * math.log2(n)) + 1)} | {n}
-    return sorted(k for k in ks if 1 <= k <= n)
+    ks: list[int] = k_grid(n).tolist()
+    return ks
 
 
 def marked_ks(n: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Exact bounds on one problem's success probability, and what they say about many attempts (specification 2.8).
+"""Exact bounds on one problem's success probability, and what they say about many attempts (docs/statistics.md, 9).
 
 Clopper and Pearson 1934, one-sided: each bound holds with probability at least 1 - alpha whatever p is.
 """
@@ -70,7 +70,7 @@ def rate_within(attempts: int, eta: float) -> float:
 
 
 def unseen_rate(n: int, alpha: float = 0.05) -> float:
-    """Return the p at which n samples show no success with chance alpha: 1 - alpha^(1/n), about 3/n (2.9).
+    """Return the p at which n samples show no success with chance alpha: 1 - alpha^(1/n), about 3/n.
 
     Problems with a smaller p are likely to look unsolvable.
 

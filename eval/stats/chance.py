@@ -1,4 +1,4 @@
-"""Chance and verifier noise: up to which k a pass@k says anything about the model (specification 2.7).
+"""Chance and verifier noise: up to which k a pass@k says anything about the model (docs/statistics.md, 8).
 
 With enough attempts a guesser solves everything, and so does a verifier that sometimes accepts a wrong answer.
 """

@@ -1,4 +1,4 @@
-"""What either model solves within k attempts: both, one alone, or neither (specification 2.9).
+"""What either model solves within k attempts: both, one alone, or neither (docs/statistics.md, 10).
 
 Counting solved problems is biased: two copies of one model each solve some that the other misses. The
 expectations here need only that the two models' samples of a problem are independent, and every figure comes
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from palestra.eval.stats.intervals import Interval, ProblemBootstrap
-from palestra.eval.stats.passk import Counts, FloatArray, checked_counts, pass_at_k
+from palestra.eval.stats.passk import Counts, FloatArray, checked_counts, pass_at_k, pass_at_k_variance
 
 
 class CoverageSets(NamedTuple):
@@ -85,15 +85,32 @@ def aa_only(n: int | Counts, c: Counts, k: int) -> FloatArray:
     return np.asarray(pass_at_k(samples, successes, 2 * k)) - np.asarray(pass_at_k(samples, successes, k))
 
 
-def excess(n_base: int | Counts, c_base: Counts, n_rl: int | Counts, c_rl: Counts, k: int) -> FloatArray:
+def excess(
+    n_base: int | Counts, c_base: Counts, n_rl: int | Counts, c_rl: Counts, k: int, *, same_seeds: bool = False
+) -> FloatArray:
     """Estimate what RL alone solves beyond noise: RL only minus the base's A/A control, shape (m,).
 
     Its expectation is 0 for two copies of one model. Single values may be negative.
 
+    Where both models drew sample j with the same random numbers, their estimates b and r move together, and
+    (1-b) r falls short by their covariance. That is at most (v_B + v_R)/2 with v the variances of b and r, whose
+    unbiased estimates are added: the result is then too large rather than too small, and 0 for two equal runs.
+
+    Args:
+        n_base: As for `coverage_sets`.
+        c_base: As for `coverage_sets`.
+        n_rl: As for `coverage_sets`.
+        c_rl: As for `coverage_sets`.
+        k: Attempts, 2k <= n of the base, and of RL too with the same seeds.
+        same_seeds: Whether sample j of both models may have been drawn with the same random numbers.
+
     Raises:
-        ValueError: As for `coverage_sets` and `aa_only`.
+        ValueError: As for `coverage_sets`, `aa_only` and `pass_at_k_variance`.
     """
-    return coverage_sets(n_base, c_base, n_rl, c_rl, k).rl_only - aa_only(n_base, c_base, k)
+    beyond = coverage_sets(n_base, c_base, n_rl, c_rl, k).rl_only - aa_only(n_base, c_base, k)
+    if not same_seeds:
+        return beyond
+    return beyond + (pass_at_k_variance(n_base, c_base, k) + pass_at_k_variance(n_rl, c_rl, k)) / 2
 
 
 def coverage(

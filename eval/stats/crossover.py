@@ -1,4 +1,4 @@
-"""Where the curves of two models cross: the k from which the trained model no longer leads (specification 2.6)."""
+"""Where the curves of two models cross: the k from which the trained model no longer leads (docs/statistics.md, 7)."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Which problems one model solves that another cannot: screening, then fresh samples (specification 2.8).
+"""Which problems one model solves that another cannot: screening, then fresh samples (docs/statistics.md, 9).
 
 "0 of 64, so it cannot" proves no more than pass@64 <= 0.95. A problem is *discovered* at budget K if
 
@@ -9,10 +9,10 @@ side is tested on samples drawn afterwards, for the candidates only. The strong 
 at hand, over all problems, because those pick the candidates too. False claims are held at a share q on
 either side by Benjamini and Hochberg.
 
-The specification asks only for each problem's own 95 % bound on the strong side. Simulated with 500 problems
-of p = 0 (weak) and 0.045 (strong), delta = 0.05 and n = 256, that claims 6 discoveries a run, all false, and
-some in every run; the rule here claims none. It costs power near delta alone: of problems with p = 0.1 it finds
-0.56 instead of 0.90, of p = 0.15 and more 0.99 (`tests/eval/test_stats_worlds.py`).
+Each problem's own 95 % bound on the strong side would not do. Simulated with 500 problems of p = 0 (weak) and
+0.045 (strong), delta = 0.05 and n = 256, that claims 6 discoveries a run, all false, and some in every run; the
+rule here claims none. It costs power near delta alone: of problems with p = 0.1 it finds 0.56 instead of 0.90, of
+p = 0.15 and more 0.99 (`tests/eval/test_stats_worlds.py`).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""How many different answers and problems the samples reach, and how many they do not show (specification 2.13).
+"""How many different answers and problems the samples reach, and how many they do not show (docs/statistics.md, 14).
 
 Compare models at an equal number of samples only: every figure here grows with it.
 """

@@ -1,4 +1,4 @@
-"""What training saves at test time, in attempts of the base model (specification 2.13).
+"""What training saves at test time, in attempts of the base model (docs/statistics.md, 14).
 
 RL often changes the length of answers: divide each figure by tokens per attempt to compare at equal cost.
 """

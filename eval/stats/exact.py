@@ -2,7 +2,7 @@
 
 An environment whose actions can be enumerated, or whose correct traces are forced, gives p = P(success) of
 each problem by summing the probabilities of its correct trajectories. Then theta(k) = 1-(1-p)^k holds for
-every k (specification 2.0), no budget is too small, and only the choice of problems is left to chance:
+every k (docs/statistics.md, 1), no budget is too small, and only the choice of problems is left to chance:
 `ProblemBootstrap.curve` of `theta_curve` gives that interval.
 """
 

@@ -1,4 +1,4 @@
-"""pass@k beyond the samples drawn, by a model of how hard problems are (specification 2.13).
+"""pass@k beyond the samples drawn, by a model of how hard problems are (docs/statistics.md, 14).
 
 An extrapolation is only as good as its model, and no data up to n can tell: draw it dashed, call it
 model-based, and never let a verdict use it.

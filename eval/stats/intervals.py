@@ -1,4 +1,4 @@
-"""Intervals for means over problems, for whole pass@k curves, and for means over training seeds.
+"""Intervals for means over problems, whole pass@k curves, and training seeds (docs/statistics.md, 4 and 5).
 
 Problems (or whole clusters of problems) are the only thing resampled. The samples inside a problem are
 not: their noise is already in each problem's estimate, and drawing them again biases pass@k (one success

@@ -1,4 +1,4 @@
-"""The base's likelihood of what the trained model found: a lower bound of base success (specification 2.10).
+"""The base's likelihood of what the trained model found: a lower bound of base success (docs/statistics.md, 11).
 
 Log-probabilities are sums over the tokens the policy chose, under both models, at the sampling distribution
 used (temperature applied, no top-p, no top-k) and from one engine. Tokens of tools and environment cancel.

@@ -1,4 +1,4 @@
-"""P-values adjusted for how many were looked at: an adjusted p-value under q is a claim at level q."""
+"""P-values adjusted for how many were looked at: one under q is a claim at level q (docs/statistics.md, 5)."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ PValues = Sequence[float] | npt.NDArray[np.floating]
 def holm(p_values: PValues) -> FloatArray:
     """Adjust p-values so that the chance of any false claim is bounded (Holm 1979).
 
-    For comparisons across tasks, splits and methods (specification 2.4).
+    For comparisons across tasks, splits and methods.
 
     Args:
         p_values: Shape (N,).
@@ -30,7 +30,7 @@ def holm(p_values: PValues) -> FloatArray:
 def benjamini_hochberg(p_values: PValues) -> FloatArray:
     """Adjust p-values so that the expected share of false claims is bounded (Benjamini and Hochberg 1995).
 
-    For claims about single problems (specification 2.4).
+    For claims about single problems.
 
     Args:
         p_values: Shape (N,), independent or positively dependent.

@@ -1,4 +1,4 @@
-"""Two models on the same problems, and means of single values (specification 2.3 and 2.5).
+"""Two models on the same problems, and means of single values (docs/statistics.md, 4 and 6).
 
 Everything here is about one number per problem, such as a difference of pass@k at a k chosen beforehand. For
 whole curves, use the bands of `intervals`.
@@ -47,7 +47,7 @@ def t_interval(values: Floats, *, clusters: Clusters | None = None, alpha: float
 
 
 def cluster_means(values: Floats, clusters: Clusters) -> dict[object, float]:
-    """Return each cluster's mean: what to print where fewer than 10 clusters carry no interval (2.3).
+    """Return each cluster's mean: what to print where fewer than 10 clusters carry no interval.
 
     Raises:
         ValueError: A value is not finite, or the labels do not fit the values.

@@ -1,4 +1,4 @@
-"""The parts of a rule: statements that an interval shows, rules out, or leaves open."""
+"""The parts of a rule: statements that an interval shows, rules out, or leaves open (docs/statistics.md, 12)."""
 
 import math
 from dataclasses import dataclass

@@ -164,7 +164,7 @@ def sampling_variance(p: float | FloatArray, n: int, k: int) -> FloatArray:
 
     Two draws of k among n samples share J of them, J ~ Hypergeometric(n, k, k), so that
     E[q_k^2] = E[(1-p)^{2k-J}] and Var = (1-p)^{2k} (E[(1-p)^{-J}] - 1). It equals
-    sum_c Bin(c; n, p) (1-q_k(c))^2 - theta^2 (section 2.2 of the specification).
+    sum_c Bin(c; n, p) (1-q_k(c))^2 - theta^2 (docs/statistics.md, 3).
 
     Args:
         p: Success probabilities, one number or shape (m,).
@@ -207,7 +207,7 @@ def overlap_weights(n: int, k: int) -> tuple[IntArray, FloatArray]:
 def pass_at_k_variance_plugin(n: int, c: Counts, k: int) -> FloatArray:
     """Estimate the sampling variance of pass@k where 2k > n: `sampling_variance` at p = (c+1/2)/(n+1).
 
-    No unbiased estimate exists there. This one is biased; whoever shows it must say so (section 2.2).
+    No unbiased estimate exists there. This one is biased; whoever shows it must say so (docs/statistics.md, 3).
 
     Args:
         n: Samples drawn of each problem.
@@ -228,7 +228,7 @@ def fixed_benchmark_se(n: int | Counts, c: Counts, k: int) -> float:
     """Estimate the standard error of mean pass@k over these very problems: sqrt(sum v_i) / m.
 
     The estimand is the fixed benchmark: the luck of sampling counts, the choice of problems does not
-    (sections 2.0 and 2.2).
+    (docs/statistics.md, 1 and 3).
 
     Raises:
         ValueError: As for `pass_at_k_variance`, or no problems.

@@ -1,4 +1,4 @@
-"""How many problems, samples and seeds a claim needs, from a pilot's counts (specification 2.2, 2.5, 2.8).
+"""How many problems, samples and seeds a claim needs, from a pilot's counts (docs/statistics.md, 15).
 
 The variance of a mean difference has two parts: problems differ, which only more problems help against, and
 samples are luck, which more samples help against. A pilot with 2k <= n samples tells both apart without bias.
@@ -137,13 +137,14 @@ def samples_for_variance(n: int, c_first: Counts, c_second: Counts, k: int, targ
     Raises:
         ValueError: As for `variance_parts`.
     """
-    between = variance_parts(n, c_first, c_second, k).between
+    return _fewest_samples(n, (c_first, c_second), k, target - variance_parts(n, c_first, c_second, k).between)
+
+
+def _fewest_samples(n: int, models: tuple[Counts, Counts], k: int, allowed: float) -> int | None:
+    """Return the fewest samples, at least 2k, at which the luck of sampling varies by at most `allowed`."""
 
     def enough(samples: int) -> bool:
-        luck = (
-            sampling_variance_at(n, c_first, k, samples).mean() + sampling_variance_at(n, c_second, k, samples).mean()
-        )
-        return bool(between + float(luck) <= target)
+        return sum(float(sampling_variance_at(n, c, k, samples).mean()) for c in models) <= allowed
 
     low, high = 2 * k - 1, 2 * k
     while not enough(high):
@@ -190,7 +191,7 @@ def seeds_needed(sd: float, delta: float, *, alpha: float = 0.05, power: float =
 def plan(
     n: int,
     c_first: Counts,
-    c_second: Counts,
+    c_second: Counts | None,
     *,
     k: int,
     delta: float,
@@ -205,7 +206,8 @@ def plan(
     Args:
         n: Samples of every problem of the pilot by either model.
         c_first: Successes of the first model, shape (m,), m >= 2.
-        c_second: Successes of the second, in the same order.
+        c_second: Successes of the second, in the same order; None for a pilot of one model, which then stands for
+            two with its spread over problems and nothing in common.
         k: Attempts, 2k <= n.
         delta: Difference that shall be found.
         seed_sd: Standard deviation between training seeds, where several were trained.
@@ -217,17 +219,27 @@ def plan(
     Raises:
         ValueError: As for `variance_parts`, `problems_needed`, `seeds_needed` and `samples_needed`.
     """
-    parts = variance_parts(n, c_first, c_second, k)
+    if c_second is None:
+        parts = VarianceParts(*(2 * part for part in _one_model_parts(n, c_first, k)))
+    else:
+        parts = variance_parts(n, c_first, c_second, k)
     target = (delta / _z_sum(alpha, power)) ** 2 * len(c_first)
     return Plan(
         k=k,
         delta=delta,
         parts=parts,
         problems=problems_needed(math.sqrt(parts.total), delta, alpha=alpha, power=power),
-        samples=samples_for_variance(n, c_first, c_second, k, target),
+        samples=_fewest_samples(n, (c_first, c_first if c_second is None else c_second), k, target - parts.between),
         seeds=seeds_needed(seed_sd, delta, alpha=alpha, power=power) if seed_sd else None,
         discovery_samples=samples_needed(budget, eta, alpha),
     )
+
+
+def _one_model_parts(n: int, c: Counts, k: int) -> VarianceParts:
+    values = np.asarray(pass_at_k(n, c, k))
+    if len(values) < 2:
+        raise ValueError("a pilot needs at least 2 problems.")
+    return VarianceParts(float(values.var(ddof=1)), float(sampling_variance_at(n, c, k, n).mean()))
 
 
 def _total_variance(n: int, c_first: Counts, c_second: Counts, k: int) -> float:

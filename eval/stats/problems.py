@@ -1,4 +1,4 @@
-"""One word per problem: sharpened, discovered, lost or unresolved (specification 2.11)."""
+"""One word per problem: sharpened, discovered, lost or unresolved (docs/statistics.md, 12)."""
 
 from enum import StrEnum
 
@@ -34,8 +34,8 @@ def label_problems(
 
     With exact one-sided bounds L and U at level alpha, a problem is sharpened if the base reaches it within the
     budget, 1-(1-L_B)^K >= 1/2, the trained model is dependable on it, L_R >= delta, and better, L_R > U_B.
-    The specification lacks the last condition; without it, 59 % of the problems of two copies of one model came
-    out as sharpened in a simulation (p ~ Beta(0.5, 2), n = 256), with it 0.5 %.
+    Without the last condition, 59 % of the problems of two copies of one model came out as sharpened in a
+    simulation (p ~ Beta(0.5, 2), n = 256), with it 0.5 %.
 
     Args:
         n: Samples of either model, one number or shape (m,).

@@ -1,4 +1,4 @@
-"""How dependable success is: pass^k, G-Pass@k, majority votes, Cover@tau (specification 2.7 and 2.13).
+"""How dependable success is: pass^k, G-Pass@k, majority votes, Cover@tau (docs/statistics.md, 14).
 
 All are exact functions of counts: nothing is drawn at random.
 """

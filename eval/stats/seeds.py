@@ -1,4 +1,4 @@
-"""Claims about training methods: the training seed is the unit of replication (specification 2.12).
+"""Claims about training methods: the training seed is the unit of replication (docs/statistics.md, 13).
 
 More problems measure one trained model more finely; they do not replicate its training. Treating problems as
 replicates rejects a true null in two thirds of cases at usual spreads between seeds; Welch's test over the

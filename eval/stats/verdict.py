@@ -1,4 +1,4 @@
-"""What training did to a model: a set of labels with reasons, at a stated budget (specification 2.11).
+"""What training did to a model: a set of labels with reasons, at a stated budget (docs/statistics.md, 12).
 
 A run can discover and lose at once, so the verdict is a set. From the simultaneous band of the paired
 difference Delta_k (trained minus base) over k = 1..K, K = n/2 or where guessing sets in, and the margin eps:
@@ -11,8 +11,8 @@ difference Delta_k (trained minus base) over k = 1..K, K = n/2 or where guessing
     NO EFFECT    Delta within +-eps at every k, and none of the above
     NOT DECIDED  none of the above
 
-NO EFFECT excludes the labels of an effect, which the specification leaves open: a handful of discoveries leaves
-Delta within the margin, and both labels together would contradict each other.
+NO EFFECT excludes the labels of an effect: a handful of discoveries leaves Delta within the margin, and both labels
+together would contradict each other.
 """
 
 from collections.abc import Mapping
@@ -81,6 +81,8 @@ class Evidence:
     """Chance rate of each problem, shape (m,); None for none."""
     clusters: Clusters | None = None
     """One cluster label per problem."""
+    same_seeds: bool = False
+    """Whether sample j of both models may have been drawn with the same random numbers."""
     k_limit: int | None = None
     """Greatest k at which claims are allowed, e.g. `valid_k` of the verifier."""
 
@@ -126,7 +128,8 @@ class Verdict:
     budget: str
     """What the verdict is about, in words."""
     needs: tuple[str, ...]
-    """What would decide what is undecided."""
+    """What would decide what is undecided: fresh samples for candidates that had too few and, without any label,
+    what the curves lack."""
     discovered: Discoveries
     lost: Discoveries
     problems: npt.NDArray[np.str_]
@@ -163,18 +166,21 @@ def verdict(evidence: Evidence, rule: VerdictRule | None = None) -> Verdict:
     if labels != [Label.NO_EFFECT]:
         labels = [label for label in labels if label is not Label.NO_EFFECT]
     reasons = {
-        Label.DISCOVER: _discovery_reason(discovered, "base", "trained", rule.discovery, bool(evidence.controls)),
-        Label.LOSE: _discovery_reason(lost, "trained", "base", rule.discovery, True),
+        Label.DISCOVER: _discovery_reason(discovered, "base", "trained", rule.discovery, evidence.fresh_base),
+        Label.LOSE: _discovery_reason(lost, "trained", "base", rule.discovery, evidence.fresh_trained),
         **{label: "; ".join(map(str, needed)) for label, needed in parts.items()},
     }
-    needs = _needs(evidence, rule, {Label.DISCOVER: discovered, Label.LOSE: lost}, parts)
+    if discovered.confirmed.any() and not evidence.controls:
+        reasons[Label.DISCOVER] += "; no control with the answer format shown to the base was run"
+    needs = _discovery_needs(rule.discovery, (discovered, evidence.fresh_base), (lost, evidence.fresh_trained))
     if not labels:
         reasons[Label.NOT_DECIDED] = _undecided_reason(parts)
+        needs += _part_needs(evidence, parts)
     return Verdict(
         labels=tuple(labels) or (Label.NOT_DECIDED,),
         reasons=reasons,
         budget=_budget(evidence, rule, curves),
-        needs=() if labels else needs,
+        needs=tuple(needs),
         discovered=discovered,
         lost=lost,
         problems=label_problems(
@@ -204,7 +210,7 @@ def _curves(evidence: Evidence, rule: VerdictRule) -> Curves | None:
     )
     n, base, trained = evidence.n, evidence.base, evidence.trained
     delta = (pass_at_k_curve(n, trained) - pass_at_k_curve(n, base))[:, ks - 1]
-    beyond = excess(n, base, n, trained, last)
+    beyond = excess(n, base, n, trained, last, same_seeds=evidence.same_seeds)
     return Curves(
         ks=ks,
         delta=bootstrap.curve(delta, bounds=(-1.0, 1.0)),
@@ -228,17 +234,19 @@ def _parts(curves: Curves, margin: float) -> dict[Label, tuple[Part, ...]]:
     }
 
 
-def _discovery_reason(found: Discoveries, weak: str, strong: str, rule: DiscoveryRule, controlled: bool) -> str:
+def _discovery_reason(found: Discoveries, weak: str, strong: str, rule: DiscoveryRule, fresh: Fresh | None) -> str:
     what = f"{weak} pass@{rule.budget} <= {rule.eta:g} and {strong} p >= {rule.delta:g}"
     tried, confirmed = int(found.candidates.sum()), int(found.confirmed.sum())
     if not tried:
         return f"no problem is a candidate for {what}"
+    candidates = f"{tried} candidate{'s' * (tried > 1)}"
+    if fresh is None:
+        return f"{candidates} for {what}, none confirmed: there are no fresh samples"
     if not confirmed:
-        return f"{tried} candidates for {what}, none confirmed on fresh samples"
-    control = "" if controlled else "; no control with the answer format shown to the base was run"
+        return f"{candidates} for {what}, none confirmed on fresh samples"
     return (
-        f"{confirmed} of {tried} candidates confirmed on fresh samples for {what}, at least {found.at_least} of them "
-        f"with {1 - rule.q:.0%} confidence{control}"
+        f"{confirmed} of {candidates} confirmed on fresh samples for {what}, at least {found.at_least} of them "
+        f"with {1 - rule.q:.0%} confidence"
     )
 
 
@@ -249,26 +257,29 @@ def _undecided_reason(parts: dict[Label, tuple[Part, ...]]) -> str:
     return "; ".join(failing)
 
 
-def _needs(
-    evidence: Evidence,
-    rule: VerdictRule,
-    found: dict[Label, Discoveries],
-    parts: dict[Label, tuple[Part, ...]],
-) -> tuple[str, ...]:
+def _discovery_needs(
+    rule: DiscoveryRule, gains: tuple[Discoveries, Fresh | None], losses: tuple[Discoveries, Fresh | None]
+) -> list[str]:
     needs = []
-    for label, outcome in found.items():
-        if outcome.candidates.any():
-            # At this level the first of the candidates can be confirmed even if all others are refuted.
-            level = rule.discovery.q / int(outcome.candidates.sum())
-            samples = samples_needed(rule.discovery.budget, rule.discovery.eta, level)
-            model = "base" if label is Label.DISCOVER else "trained model"
-            needs.append(f"{label}: {samples} fresh samples of the {model} on each candidate")
+    for label, model, (found, fresh) in ((Label.DISCOVER, "base", gains), (Label.LOSE, "trained model", losses)):
+        if found.confirmed.any() or not found.candidates.any():
+            continue
+        # At this level the first of the candidates can be confirmed even if all others are refuted.
+        samples = samples_needed(rule.budget, rule.eta, rule.q / int(found.candidates.sum()))
+        drawn = 0 if fresh is None else int(np.asarray(fresh.n)[found.candidates].min())
+        if drawn < samples:
+            needs.append(f"{label}: {samples} fresh samples of the {model} on each candidate instead of {drawn}")
+    return needs
+
+
+def _part_needs(evidence: Evidence, parts: dict[Label, tuple[Part, ...]]) -> list[str]:
+    needs = []
     for label, needed in parts.items():
         # A label that one part rules out needs no more data.
         if any(part.state == "ruled out" for part in needed):
             continue
         needs += [f"{label}: {part.name} {_more(part, evidence)}" for part in needed if part.state == "open"]
-    return tuple(needs)
+    return needs
 
 
 def _more(part: Part, evidence: Evidence) -> str:
@@ -278,7 +289,7 @@ def _more(part: Part, evidence: Evidence) -> str:
     if problems is None or part.shrink is None:
         return f"lies at {part.threshold:g}: no number decides"
     text = f"is decided by about {problems} problems instead of {m}"
-    if part.k is None:
+    if part.k is None or m < 2:
         return text
     total = variance_parts(evidence.n, evidence.trained, evidence.base, part.k).total
     samples = samples_for_variance(evidence.n, evidence.trained, evidence.base, part.k, total * part.shrink**2)
@@ -287,8 +298,9 @@ def _more(part: Part, evidence: Evidence) -> str:
 
 def _budget(evidence: Evidence, rule: VerdictRule, curves: Curves | None) -> str:
     shown = f"curves up to k={curves.ks[-1]}" if curves else "no claim about curves"
+    guessing = "; no chance rate given: guessing is taken never to succeed" if evidence.chance is None else ""
     return (
         f"at budget K={rule.discovery.budget}; {shown}, from n={evidence.n} samples of each of "
         f"m={len(evidence.base)} problems; margin {rule.margin:g}; population: new problems of the same generator; "
-        f"{ONE_SEED}"
+        f"{ONE_SEED}{guessing}"
     )

@@ -42,7 +42,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["quickstart", "doctor", "envs", "play", "organism", "sft", "train", "eval", "compare"]
+    "verb", ["quickstart", "doctor", "envs", "play", "organism", "sft", "train", "eval", "compare", "plan"]
 )
 def test_every_verb_has_help(verb: str) -> None:
     result = palestra(verb, "--help")
@@ -96,6 +96,7 @@ MISTAKES = [
     ),
     (["organism", "build", "strings"], "did you mean 'string-atoms'"),
     (["compare", "nowhere"], "nowhere"),
+    (["plan", "nowhere"], "nowhere is not a run"),
     (["play", "palestra/Dice-v0", "--policy", "orakel"], "did you mean 'oracle'"),
     (["play", "palestra/Dice-v0", "--sandbox", "lcal"], "unknown sandbox 'lcal'; did you mean 'local'"),
     (["doctor", "--sandbox", "dokcer"], "unknown sandbox 'dokcer'; did you mean 'docker'"),

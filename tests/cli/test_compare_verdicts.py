@@ -1,4 +1,4 @@
-"""`palestra compare` judges, and `--require` gates on it."""
+"""`palestra compare` judges and `--require` gates on it; `palestra plan` says what a claim needs."""
 
 import json
 import sys
@@ -40,7 +40,8 @@ def test_the_verdict_is_in_the_table_the_page_and_the_json(
     assert palestra("compare", *runs, "--html", str(page), "--json", monkeypatch=monkeypatch) == 0
     (found,) = json.loads(capsys.readouterr().out)["variants"][0]["verdicts"]
     assert found["labels"] == ["DISCOVER"]
-    assert len(found["discovered"]["confirmed"]) == 3
+    assert found["discovered"]["confirmed"]
+    assert set(found["discovered"]["confirmed"]) <= set(found["discovered"]["candidates"])
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,15 @@ def test_requirements_set_the_exit_code_with_one_sentence(
     if code:
         assert len(error.strip().splitlines()[-1:]) == 1
         assert error.count("palestra: ") == 1
+
+
+def test_a_pilot_is_planned_from_in_words_and_as_json(
+    runs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert palestra("plan", *runs, "--k", "2", monkeypatch=monkeypatch) == 0
+    assert "test: a difference of 0.05 in pass@2 takes" in capsys.readouterr().out
+    assert palestra("plan", runs[0], "--delta", "0.2", "--json", monkeypatch=monkeypatch) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["variant"], row["delta"]) == ("test", 0.2)
+    assert palestra("plan", *runs, "--k", "9", monkeypatch=monkeypatch) == 2
+    assert "palestra: test: the variance of pass@9 needs at least 18 samples" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_a_run_against_itself_has_no_effect(make_run: MakeRun) -> None:
 
 
 def test_later_samples_of_the_base_confirm_a_discovery(make_run: MakeRun) -> None:
-    base = make_run("base", {"test": [0] * 3 + [16]}, 1200)
+    base = make_run("base", {"test": [0] * 3 + [1300]}, 1300)
     rl = make_run("rl", {"test": [16] * 4}, 16)
     found = compare_runs([base, rl], resamples=50).verdicts[0].verdict
     assert Label.DISCOVER in found.labels
@@ -218,6 +218,13 @@ def test_a_requirement_that_fails_names_the_verdict(verdicts: list[RunVerdict], 
     with pytest.raises(PalestraError, match=re.escape(f"--require {text} is not met: {where}.")) as caught:
         Requirement.parse(text).check(verdicts)
     assert caught.value.exit_code == 1
+
+
+def test_a_requirement_of_one_run_leaves_the_others_alone(verdicts: list[RunVerdict]) -> None:
+    verdicts.append(replace(verdicts[1], variant="test", run="sft"))
+    Requirement.parse("rl:test:SHARPEN").check(verdicts)
+    with pytest.raises(PalestraError, match="on test, sft against base is NO EFFECT"):
+        Requirement.parse("test:SHARPEN").check(verdicts)
 
 
 @pytest.mark.parametrize(

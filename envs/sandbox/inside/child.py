@@ -48,11 +48,14 @@ def live(sock: socket.socket, confinement: Confinement) -> None:
     """Be a child, to the end of the process; descriptors 1 and 2 are its output already."""
     try:
         folder = _harden(confinement)
+        socket.send_fds(sock, [packets.FOLDER], [folder])
+        os.close(folder)
+        if confinement.filter:  # last: it does not let descriptors be sent
+            jail.install_filter(confinement.filter)
     except OSError as error:
         sock.send(packets.unprepared(str(error)))
         os._exit(1)
-    socket.send_fds(sock, [packets.HARDENED], [folder])
-    os.close(folder)
+    sock.send(packets.HARDENED)
     try:
         task, code = _receive(sock)
         _fresh_start(task)
@@ -65,7 +68,7 @@ def live(sock: socket.socket, confinement: Confinement) -> None:
 
 
 def _harden(confinement: Confinement) -> int:
-    """Confine the process; returns a descriptor of its working folder."""
+    """Confine the process, but for its filter; returns a descriptor of its working folder."""
     os.setsid()
     jail.set_dumpable(True)  # what forked us was not; /proc/self would belong to root
     with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
@@ -83,8 +86,6 @@ def _harden(confinement: Confinement) -> int:
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     if confinement.isolation != "none":
         jail.drop_capabilities()
-    if confinement.filter:
-        jail.install_filter(confinement.filter)
     return folder
 
 

@@ -7,12 +7,13 @@ does: the file system belongs to a user namespace that knows no root.
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 
 from palestra.envs.sandbox.inside import jail
 
 MAX_LISTED = 10_000
+_MAX_LISTED_CHARACTERS = 1_000_000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 32
 
@@ -69,10 +70,15 @@ def read(folder: int, path: str, limit: int) -> bytes:
 
 
 def listing(folder: int) -> list[str]:
-    """Return the relative paths of the regular files, sorted; at most `MAX_LISTED`, some levels deep."""
+    """Return the relative paths of the regular files, sorted; at most `MAX_LISTED` of them, some levels deep."""
     found: list[str] = []
-    with _as_owner(folder):
-        _list(folder, "", 0, found)
+    room = _MAX_LISTED_CHARACTERS
+    with _as_owner(folder), closing(_regular_files(folder, "", 0)) as names:
+        for name in names:
+            room -= len(name)
+            if len(found) == MAX_LISTED or room < 0:
+                break
+            found.append(name)
     return sorted(found)
 
 
@@ -128,20 +134,18 @@ def _as_owner(folder: int) -> Iterator[None]:
         jail.set_file_identity(0, 0)
 
 
-def _list(folder: int, prefix: str, depth: int, found: list[str]) -> None:
+def _regular_files(folder: int, prefix: str, depth: int) -> Generator[str, None, None]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if len(found) >= MAX_LISTED:
-                return
             name = prefix + os.fsencode(entry.name).decode("utf-8", "replace")
             if entry.is_file(follow_symlinks=False):
-                found.append(name)
+                yield name
             elif entry.is_dir(follow_symlinks=False) and depth < _MAX_DEPTH:
                 try:
                     inner = os.open(entry.name, _FOLDER, dir_fd=folder)
                 except OSError:
                     continue
                 try:
-                    _list(inner, name + "/", depth + 1, found)
+                    yield from _regular_files(inner, name + "/", depth + 1)
                 finally:
                     os.close(inner)

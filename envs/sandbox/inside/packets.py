@@ -141,8 +141,10 @@ def read_task(packet: bytes) -> Task:
     return Task(kind == b"C", number, cpu_s)
 
 
+FOLDER = b"W"
+"""A child has a working folder; its descriptor goes along."""
 HARDENED = b"R"
-"""A child is confined and waits; a descriptor of its working folder goes along."""
+"""A child is confined and waits."""
 
 
 def unprepared(reason: str) -> bytes:
@@ -151,7 +153,7 @@ def unprepared(reason: str) -> bytes:
 
 
 def read_hardened(packet: bytes) -> str | None:
-    """Read a child's first packet: None if it is confined, else the reason why it is not.
+    """Read a child's packet about itself: None if it is confined, else the reason why it is not.
 
     Raises:
         PacketError: It is neither.

@@ -302,20 +302,22 @@ class Supervisor:
             if child.stage == "starting":
                 self._on_hardened(child, packet, descriptors)
             elif descriptors or flags & socket.MSG_TRUNC or not child.session:
+                _close(*descriptors)
                 raise packets.PacketError("a child sent what none sends")
             else:
                 self._on_cell_done(child, packet)
         except packets.PacketError:
-            _close(*descriptors)
             self._kill(child, "protocol")
 
     def _on_hardened(self, child: Child, packet: bytes, descriptors: list[int]) -> None:
+        if packet == packets.FOLDER and len(descriptors) == 1 and child.folder < 0:
+            child.folder = descriptors[0]
+            return
+        _close(*descriptors)
         reason = packets.read_hardened(packet)
-        if reason is not None or len(descriptors) != 1:
-            _close(*descriptors)
+        if reason is not None or descriptors or child.folder < 0:
             self.fail(f"a child could not be confined: {reason}")
             return
-        child.folder = descriptors[0]
         child.stage = "waiting"
         child.deadline = None
         if child.pidfd >= 0:

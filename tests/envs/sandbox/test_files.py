@@ -187,3 +187,14 @@ def test_no_descriptor_is_left_open(folder: int, top: Path) -> None:
                 pass
     files.listing(folder)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_listing_of_long_names_is_bounded(top: Path, folder: int) -> None:
+    at = top
+    for _ in range(15):
+        at /= "d" * 200
+        at.mkdir()
+    for number in range(1000):
+        (at / f"{number}{'x' * 200}").touch()
+    assert 0 < sum(map(len, files.listing(folder))) <= 1_000_000
+    assert len(files.listing(folder)) < 1000

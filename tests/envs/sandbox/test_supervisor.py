@@ -137,7 +137,8 @@ class Play:
 
     def hardened(self) -> None:
         self.forked()
-        self.child_says(packets.HARDENED, os.open(self.folder.name, os.O_RDONLY), last=True)
+        self.child_says(packets.FOLDER, os.open(self.folder.name, os.O_RDONLY), last=True)
+        self.child_says(packets.HARDENED, last=True)
 
     def exited(self) -> None:
         status = self.dice.choice((0, 256, 9, 11, 113 << 8, 0xFFFF))
@@ -182,6 +183,7 @@ class Play:
         packet = self.dice.choice(
             (
                 packets.HARDENED,
+                packets.FOLDER,
                 packets.unprepared("no"),
                 packets.cell_done(1, "ok") + b"x",
                 self.dice.randbytes(self.dice.randrange(1, 12)),

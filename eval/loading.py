@@ -1,0 +1,169 @@
+"""Loads runs for a comparison, and refuses those that cannot be compared.
+
+Runs must have drawn the same problems of the same variants with the same sampling settings.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from palestra.envs.errors import PalestraError, UsageError, unknown_name
+from palestra.eval.comparison import RunInfo
+from palestra.eval.records import first_difference, read_manifest, read_rows, sample_id, sample_name
+from palestra.eval.stats.discovery import Fresh
+from palestra.eval.stats.passk import IntArray
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """The samples of one run."""
+
+    info: RunInfo
+    env: str
+    """Environment id."""
+    outcomes: dict[str, dict[int, dict[int, float]]]
+    """Variant, problem, sample -> outcome."""
+    keys: dict[str, dict[int, str]]
+    """Variant, problem -> content key."""
+
+    def samples_per_problem(self) -> int:
+        """Number of samples, counted from sample 0 without a gap, that every problem has."""
+        return min(_unbroken(samples) for problems in self.outcomes.values() for samples in problems.values())
+
+    def successes(self, variant: str, problems: Sequence[int], n: int) -> IntArray:
+        """Count the successes among the first n samples of each problem."""
+        drawn = self.outcomes[variant]
+        return np.array([sum(drawn[p][s] for s in range(n)) for p in problems]).astype(np.int64)
+
+    def later(self, variant: str, problems: Sequence[int], n: int) -> Fresh | None:
+        """Return the samples that come after the first n of each problem; None where there are none."""
+        drawn = self.outcomes[variant]
+        ends = np.array([_unbroken(drawn[p]) for p in problems])
+        if not np.any(ends > n):
+            return None
+        solved = [sum(drawn[p][s] for s in range(n, end)) for p, end in zip(problems, ends, strict=True)]
+        return Fresh(ends - n, np.array(solved).astype(np.int64))
+
+
+def load_runs(runs: Sequence[str | Path], variants: Sequence[str] | None) -> list[LoadedRun]:
+    """Load run directories, the first being the reference.
+
+    Args:
+        runs: Run directories; a string may be "LABEL=PATH". The label is otherwise the folder's name.
+        variants: Load these variants only; None for all.
+
+    Raises:
+        UsageError: A folder is no run, two runs share a label, or the runs cannot be compared; the message
+            names the difference.
+        PalestraError: A run holds samples that ended in an infrastructure error, or a damaged file.
+    """
+    if not runs:
+        raise UsageError("give at least one run directory.")
+    loaded = [_load(*_label_and_path(run), variants) for run in runs]
+    _check_comparable(loaded)
+    return loaded
+
+
+def _unbroken(samples: dict[int, float]) -> int:
+    # A killed run has gaps where slow episodes were in flight; counting past them would favour fast ones.
+    count = 0
+    while count in samples:
+        count += 1
+    return count
+
+
+def _label_and_path(run: str | Path) -> tuple[str, Path]:
+    label, separator, rest = str(run).partition("=")
+    if separator and label and rest and not Path(run).exists():
+        return label, Path(rest)
+    return Path(run).resolve().name, Path(run)
+
+
+def _load(label: str, path: Path, variants: Sequence[str] | None) -> LoadedRun:
+    manifest = read_manifest(path)
+    rows = read_rows(path)
+    if not rows:
+        raise UsageError(f"{path} holds no samples yet; run `palestra eval` on it first.")
+    if not isinstance(manifest.get("sampling"), dict):
+        raise UsageError(f'the manifest of {path} does not state its "sampling" settings; evaluate it again.')
+    known = {row["variant"] for row in rows}
+    for name in variants or ():
+        if name not in known:
+            raise unknown_name(f"variant of run {label}", name, known)
+    rows = [row for row in rows if not variants or row["variant"] in variants]
+    broken = [row for row in rows if row["error"] is not None]
+    if broken:
+        listed = "; ".join(f"{sample_name(sample_id(row))}: {row['error']}" for row in broken[:3])
+        raise PalestraError(
+            f"{path} has {len(broken)} samples that ended in an infrastructure error ({listed}"
+            f"{'; ...' if len(broken) > 3 else ''}); resume the run to draw them again."
+        )
+    outcomes: dict[str, dict[int, dict[int, float]]] = {}
+    keys: dict[str, dict[int, str]] = {}
+    for row in rows:
+        variant, problem, sample = sample_id(row)
+        outcomes.setdefault(variant, {}).setdefault(problem, {})[sample] = row["outcome"]
+        if keys.setdefault(variant, {}).setdefault(problem, row["key"]) != row["key"]:
+            raise PalestraError(f"{path} holds two different tasks as problem {problem} of {variant}.")
+    return LoadedRun(RunInfo(label, path, manifest), rows[0]["env"], outcomes, keys)
+
+
+def _check_comparable(runs: Sequence[LoadedRun]) -> None:
+    labels = [run.info.label for run in runs]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(f'two runs are labelled "{label}"; name them with LABEL=PATH.')
+    base = runs[0]
+    for run in runs[1:]:
+        ours, theirs = base.info.label, run.info.label
+        if run.env != base.env:
+            raise UsageError(f"{ours} is a run of {base.env} and {theirs} of {run.env}; compare one environment.")
+        settings = base.info.manifest["sampling"], run.info.manifest["sampling"]
+        if found := first_difference(*settings, "sampling"):
+            raise UsageError(
+                f"{found[0]} is {found[1]} in {ours} and {found[2]} in {theirs}; evaluate both with the same settings."
+            )
+        if run.keys.keys() != base.keys.keys():
+            odd = ", ".join(sorted(run.keys.keys() ^ base.keys.keys()))
+            raise UsageError(
+                f"{ours} and {theirs} were not evaluated on the same variants ({odd} is in one only); "
+                "evaluate both on them, or name the variants to compare."
+            )
+        for variant, keys in base.keys.items():
+            _check_problems(variant, (ours, keys), (theirs, run.keys[variant]))
+
+
+def _check_problems(variant: str, first: tuple[str, dict[int, str]], second: tuple[str, dict[int, str]]) -> None:
+    if first[1] == second[1]:
+        return
+    odd = min(p for p in first[1].keys() | second[1].keys() if first[1].get(p) != second[1].get(p))
+    for (label, keys), (other, _) in ((first, second), (second, first)):
+        if odd not in keys:
+            raise UsageError(
+                f"problem {odd} of {variant} is in {other} and not in {label}; evaluate both on the same problems."
+            )
+    raise UsageError(
+        f"problem {odd} of {variant} is another task in {first[0]} (key {first[1][odd]}) than in {second[0]} "
+        f"(key {second[1][odd]}); evaluate both with the same version of the environment."
+    )
+
+
+def samples_to_compare(runs: Sequence[LoadedRun], samples: int | None = None) -> int:
+    """Return how many samples of each problem to compare: as many as every run has, or the number asked for.
+
+    Raises:
+        UsageError: Some problem has no first sample, or fewer than asked for.
+    """
+    least = min(runs, key=LoadedRun.samples_per_problem)
+    n = least.samples_per_problem()
+    if n == 0:
+        raise UsageError(
+            f"{least.info.label} has problems without a first sample; resume it until every problem has one."
+        )
+    if samples is None:
+        return n
+    if not 1 <= samples <= n:
+        raise UsageError(f"{least.info.label} has {n} samples of every problem; compare 1 to {n}, not {samples}.")
+    return samples
