@@ -50,8 +50,8 @@ def _e2b(limits: Limits | None) -> Sandbox:
     from palestra.envs.sandbox.e2b import E2BSandbox
 
     reuse = os.environ.get("PALESTRA_E2B_REUSE", "1")
-    if not reuse.isdecimal():
-        raise UsageError(f"PALESTRA_E2B_REUSE says how many programs a machine runs; it is not a number: '{reuse}'")
+    if not reuse.isdecimal() or int(reuse) < 1:
+        raise UsageError(f"PALESTRA_E2B_REUSE says how many programs a machine runs, at least 1, not '{reuse}'")
     return E2BSandbox(limits, executions_per_sandbox=int(reuse))
 
 

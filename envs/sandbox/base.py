@@ -134,7 +134,7 @@ class SandboxStats:
     """Workers (processes, containers, cloud sandboxes) that died or were given up, and were replaced."""
 
 
-def _wait(future: "Future[_Result]") -> _Result:
+def wait(future: "Future[_Result]") -> _Result:
     """Wait for a result; a caller that stops waiting (Ctrl-C) takes the execution back."""
     try:
         return future.result()
@@ -171,7 +171,7 @@ class Session(ABC):
             SessionEndedError: An earlier cell ended the session.
             SandboxError: The sandbox failed, or is closed.
         """
-        return _wait(self.submit(code, stdin=stdin, timeout=timeout))
+        return wait(self.submit(code, stdin=stdin, timeout=timeout))
 
     async def arun(self, code: str, *, stdin: str = "", timeout: float = DEFAULT_TIMEOUT_S) -> ExecResult:
         """`run` for asyncio."""
@@ -280,7 +280,7 @@ class Sandbox(ABC):
             SandboxError: The sandbox failed (also when tried again), has no room for `files`, or is closed.
             ValueError: The time limit is no time, or a path in `files` is not relative and without `..`.
         """
-        return _wait(self.submit(code, stdin=stdin, files=files, timeout=timeout))
+        return wait(self.submit(code, stdin=stdin, files=files, timeout=timeout))
 
     async def arun(
         self,

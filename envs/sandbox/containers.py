@@ -55,8 +55,7 @@ def connect() -> "DockerClient":
         from docker.errors import DockerException
     except ImportError:
         raise MissingPrerequisiteError(
-            "the sandbox 'docker' needs a Python package that is not installed; "
-            'install it with: pip install "palestra[docker]"'
+            "the sandbox 'docker' needs a Python package that is not installed; install it with: pip install docker"
         ) from None
     address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     try:
@@ -122,7 +121,13 @@ def container_options(limits: Limits, image: str = IMAGE, runtime: str | None = 
         "entrypoint": ["python3"],
         "network_mode": "none",
         "read_only": True,
-        "tmpfs": {"/tmp": tmp, "/dev/shm": "rw,noexec,nosuid,nodev,size=1m,nr_inodes=64,mode=1777"},
+        "tmpfs": {
+            "/tmp": tmp,
+            "/dev/shm": "rw,noexec,nosuid,nodev,size=1m,nr_inodes=64,mode=1777",
+            # Terminals are counted for the whole machine, and queues for the user.
+            "/dev/pts": "ro,noexec,nosuid,nodev,size=4k,nr_inodes=2",
+            "/dev/mqueue": "ro,noexec,nosuid,nodev,size=4k,nr_inodes=2",
+        },
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "user": "65534:65534",

@@ -66,7 +66,7 @@ def bound_client(options: ConnectionOptions) -> "type[AsyncSandbox]":
         from e2b_code_interpreter import E2B
     except ImportError as error:
         raise MissingPrerequisiteError(
-            "the sandbox 'e2b' needs the package e2b-code-interpreter; run: pip install \"palestra[e2b]\""
+            "the sandbox 'e2b' needs the package e2b-code-interpreter; run: pip install e2b-code-interpreter"
         ) from error
     key = options.api_key or os.environ.get("E2B_API_KEY")
     if not key:

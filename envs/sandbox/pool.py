@@ -22,6 +22,7 @@ from palestra.envs.sandbox.base import (
     Session,
     SessionEndedError,
     Status,
+    wait,
 )
 from palestra.envs.sandbox.inside.execution import InfrastructureError, Outcome, RefusedError
 from palestra.envs.sandbox.pool_session import PoolSession, settle
@@ -104,7 +105,7 @@ class PoolSandbox(Sandbox):
                 )
         future: Future[tuple[Place, WorkerSession]] = Future()
         self._submit(_Job(0, future))
-        return PoolSession(self, *future.result())
+        return PoolSession(self, *wait(future))
 
     def stats(self) -> SandboxStats:
         """Return what was done since the sandbox was opened."""
@@ -115,6 +116,11 @@ class PoolSandbox(Sandbox):
         """JSON that a worker tells of itself: the version of Python and of the packages that are loaded."""
         with self._lock:
             return self._places[0].worker.facts() if self._places else "{}"
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
 
     def is_own(self) -> bool:
         """Whether this process opened the sandbox, and not one that it was forked from."""

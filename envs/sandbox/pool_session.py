@@ -32,6 +32,8 @@ class PoolSession(Session):
         self._place = place
         self._session = session
         self._alive = True
+        self._failure: BaseException | None = None
+        """Why it is not alive, if that is the sandbox's fault."""
         self._lock = threading.Lock()
         self._cells: deque[tuple[Request, Future[ExecResult]]] = deque()
         """Those that wait, behind the one that runs."""
@@ -41,7 +43,7 @@ class PoolSession(Session):
     @property
     def alive(self) -> bool:
         """Whether another cell can run."""
-        return self._alive
+        return self._alive and not self._pool.closed
 
     def submit(self, code: str, *, stdin: str = "", timeout: float = DEFAULT_TIMEOUT_S) -> "Future[ExecResult]":
         """Start a cell; see `Session.submit`."""
@@ -81,6 +83,8 @@ class PoolSession(Session):
 
     def _check_alive(self) -> None:
         self._pool.check_open()
+        if self._failure is not None:
+            raise self._failure
         if not self._alive:
             raise SessionEndedError(ENDED if self._release.alive else "the session is closed")
 
@@ -110,6 +114,7 @@ class PoolSession(Session):
             self._ended(future, SessionEndedError(ENDED))
         elif (error := inner.exception()) is not None:
             self._alive = False
+            self._failure = None if isinstance(error, SessionEndedError) else error
             self._ended(future, error)
         else:
             result, self._alive = inner.result()

@@ -61,6 +61,11 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "flock": (73, 32),
     "inotify_init": (253, None),
     "inotify_init1": (294, 26),
+    # what is counted for a user, or waits for the whole machine's disks
+    "epoll_create": (213, None),
+    "epoll_create1": (291, 20),
+    "sync": (162, 81),
+    "syncfs": (306, 267),
     # other processes
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),

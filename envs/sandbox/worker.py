@@ -14,12 +14,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from palestra.envs.sandbox.base import Request, SandboxError, SessionEndedError
 from palestra.envs.sandbox.bundle import memory_file
 from palestra.envs.sandbox.inside import files
-from palestra.envs.sandbox.inside.execution import Child, Done, Group, InfrastructureError, RefusedError
+from palestra.envs.sandbox.inside.execution import Child, Done, Group, InfrastructureError, Outcome, RefusedError
 from palestra.envs.sandbox.inside.supervisor import TOO_MANY_FILES, Supervisor
 
 START_LIMIT_S = 60.0
@@ -101,13 +102,14 @@ class ProcessWorker(Worker):
             SandboxError: The zygote did not start; says what it wrote.
         """
         self._calls: deque[tuple[Callable[[Supervisor], None], Callable[[], None]]] = deque()
-        self._gate = threading.Lock()
+        self._gate = threading.RLock()  # the end of a forgotten session may come in the middle
         self._over = False
         self._closing = False
         self._facts: str | None = None
         self._ready = threading.Event()
         self._waker, self._woken = socket.socketpair()
-        self._woken.setblocking(False)
+        for end in (self._waker, self._woken):
+            end.setblocking(False)
 
         def live() -> None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -134,6 +136,7 @@ class ProcessWorker(Worker):
 
     def run(self, request: Request, done: Done) -> Cancel:
         """Run a program."""
+        done = _once(done)
         cancels: list[Cancel] = []
 
         def start(supervisor: Supervisor) -> None:
@@ -174,7 +177,8 @@ class ProcessWorker(Worker):
             over = self._over
             if not over:
                 self._calls.append((call, refused))
-                self._waker.send(b"w")
+                with suppress(BlockingIOError):  # it has been woken often enough
+                    self._waker.send(b"w")
         if over:
             refused()
 
@@ -231,6 +235,7 @@ class _ProcessSession:
 
     def cell(self, request: Request, done: Done) -> None:
         """Run a cell."""
+        done = _once(done)
 
         def start(supervisor: Supervisor) -> None:
             if (task := _task(request, done)) is not None:
@@ -272,6 +277,19 @@ class _ProcessSession:
         refused = SandboxError(self._worker.failed or "the sandbox is closed")
         self._worker.post(call, lambda: future.set_exception(refused))
         return future.result()
+
+
+def _once(done: Done) -> Done:
+    """Let the first answer through only: a call that raises may have been answered before."""
+    told = False
+
+    def tell(outcome: Outcome | InfrastructureError) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            done(outcome)
+
+    return tell
 
 
 def _task(request: Request, done: Done) -> tuple[int, int] | None:

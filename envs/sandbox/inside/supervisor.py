@@ -68,7 +68,7 @@ class Supervisor:
         """
         self.facts: str | None = None
         self.failure: str | None = None
-        self.selector = selectors.DefaultSelector()
+        self.selector = selectors.PollSelector()  # epoll is limited for the user that code runs as, too
         self._zygote = zygote
         self._settle = settle
         self._spares = spares

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import select
+import selectors
 import signal
 import socket
 import sys
@@ -31,6 +32,7 @@ def main(config: dict[str, Any]) -> None:
     """
     sock = socket.socket(fileno=config["control"])
     facts = {"python": sys.version.split()[0], "packages": _preload(config["preload"])}
+    selectors.DefaultSelector = selectors.PollSelector  # type: ignore[assignment]  # asyncio's; epoll is refused
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; children set their own
     isolation = config["isolation"]
     for path in config["devices"]:

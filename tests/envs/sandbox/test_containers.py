@@ -46,7 +46,7 @@ LIMITED = {
     "Runtimes": {"runc": {}},
 }
 
-sandbox = pytest.mark.sandbox
+needs_daemon = pytest.mark.docker
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
@@ -103,7 +103,7 @@ def exists(daemon: Any, container: str) -> bool:
 def test_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("docker", "docker.client"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingPrerequisiteError, match=r'pip install "palestra\[docker\]"'):
+    with pytest.raises(MissingPrerequisiteError, match="pip install docker"):
         containers.connect()
 
 
@@ -220,7 +220,7 @@ def test_compose_file_confines_as_we_do() -> None:
 # With a daemon: the stream.
 
 
-@sandbox
+@needs_daemon
 def test_bytes_come_back_as_they_were_sent(start: Callable[..., ContainerTransport]) -> None:
     data = os.urandom(3 << 20)
     transport = start(ECHO)
@@ -231,7 +231,7 @@ def test_bytes_come_back_as_they_were_sent(start: Callable[..., ContainerTranspo
     sender.join()
 
 
-@sandbox
+@needs_daemon
 def test_sending_to_a_program_that_does_not_read_fails(
     start: Callable[..., ContainerTransport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +240,7 @@ def test_sending_to_a_program_that_does_not_read_fails(
         start(DEAF).send(bytes(64 << 20))
 
 
-@sandbox
+@needs_daemon
 def test_sending_to_a_program_that_ended_fails(start: Callable[..., ContainerTransport]) -> None:
     transport = start("pass")
     assert read(transport) == b""
@@ -248,7 +248,7 @@ def test_sending_to_a_program_that_ended_fails(start: Callable[..., ContainerTra
         transport.send(b"x")
 
 
-@sandbox
+@needs_daemon
 def test_the_end_of_the_error_stream_is_kept(start: Callable[..., ContainerTransport]) -> None:
     transport = start("import os; os.write(2, b'early' + b'.' * 9000 + b'late')")
     assert read(transport) == b""
@@ -256,7 +256,7 @@ def test_the_end_of_the_error_stream_is_kept(start: Callable[..., ContainerTrans
     assert len(transport.errors()) == containers.KEPT_ERRORS
 
 
-@sandbox
+@needs_daemon
 def test_errors_do_not_make_the_stream_readable(start: Callable[..., ContainerTransport]) -> None:
     transport = start("import os, time; os.write(2, b'noise'); os.read(0, 1); os.write(1, b'+'); time.sleep(600)")
     wait_until(lambda: transport.errors() == "noise")
@@ -270,12 +270,12 @@ def readable(transport: ContainerTransport) -> bool:
     return bool(select.select([transport], [], [], 0)[0])
 
 
-@sandbox
+@needs_daemon
 def test_no_program_that_is_started_later_holds_the_stream_open(start: Callable[..., ContainerTransport]) -> None:
     assert not os.get_inheritable(start(ECHO).fileno())
 
 
-@sandbox
+@needs_daemon
 def test_killing_ends_a_wait_for_output(start: Callable[..., ContainerTransport]) -> None:
     transport = start(DEAF)
     assert read(transport, 1) == b"+"
@@ -283,7 +283,7 @@ def test_killing_ends_a_wait_for_output(start: Callable[..., ContainerTransport]
     assert transport.receive() == b""
 
 
-@sandbox
+@needs_daemon
 def test_closing_twice_removes_the_container(daemon: Any, start: Callable[..., ContainerTransport]) -> None:
     transport = start(DEAF)
     assert exists(daemon, transport.id)
@@ -292,7 +292,7 @@ def test_closing_twice_removes_the_container(daemon: Any, start: Callable[..., C
     wait_until(lambda: not exists(daemon, transport.id))
 
 
-@sandbox
+@needs_daemon
 def test_many_threads_share_a_client(start: Callable[..., ContainerTransport]) -> None:
     replies: list[bytes] = []
 
@@ -310,13 +310,13 @@ def test_many_threads_share_a_client(start: Callable[..., ContainerTransport]) -
     assert replies == [b"+x"] * 8
 
 
-@sandbox
+@needs_daemon
 def test_missing_image_says_how_to_build_it(daemon: Any) -> None:
     with pytest.raises(MissingPrerequisiteError, match="no image 'palestra-none:1'.*doctor --build-image"):
         ContainerTransport(daemon, container_options(Limits(), "palestra-none:1"), [])
 
 
-@sandbox
+@needs_daemon
 def test_a_container_that_does_not_start_is_removed(daemon: Any) -> None:
     options = container_options(Limits()) | {"entrypoint": ["/nonexistent"], "labels": {"palestra.test": "no start"}}
     with pytest.raises(SandboxError, match="could not start"):
@@ -347,7 +347,7 @@ print(json.dumps({
 """
 
 
-@sandbox
+@needs_daemon
 def test_inside_there_is_nothing_to_take(
     start: Callable[..., ContainerTransport], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -364,7 +364,7 @@ def test_inside_there_is_nothing_to_take(
     assert "hunter2" not in str(seen["environment"])
 
 
-@sandbox
+@needs_daemon
 @pytest.mark.usefixtures("daemon")
 def test_proxies_of_the_user_stay_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
@@ -393,7 +393,7 @@ os.write(1, b"killed")
 """
 
 
-@sandbox
+@needs_daemon
 def test_memory_of_all_processes_together_is_bounded(start: Callable[..., ContainerTransport]) -> None:
     assert b"killed" in read(start(HUNGRY, Limits(memory_mib=16, tmp_mib=8)))
     assert read(start(HUNGRY, Limits(memory_mib=512)), 9) == b"fedfedfed"
@@ -412,7 +412,7 @@ except BlockingIOError:
 """
 
 
-@sandbox
+@needs_daemon
 def test_processes_are_bounded(start: Callable[..., ContainerTransport]) -> None:
     made = int(read(start(FORKS, Limits(tasks=10))))
     assert made == 10 + containers.RUNNER_TASKS - 1
@@ -432,7 +432,7 @@ def host_process(program: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
             process.kill()
 
 
-@sandbox
+@needs_daemon
 def test_killing_the_host_ends_the_container_within_two_seconds(daemon: Any) -> None:
     with host_process(ECHO) as (process, container):
         assert exists(daemon, container)
@@ -440,7 +440,7 @@ def test_killing_the_host_ends_the_container_within_two_seconds(daemon: Any) -> 
         wait_until(lambda: not exists(daemon, container), seconds=2)
 
 
-@sandbox
+@needs_daemon
 def test_the_next_opening_removes_a_container_whose_program_did_not_end(daemon: Any) -> None:
     with host_process(DEAF) as (process, container):
         containers.reap(daemon)
@@ -453,7 +453,7 @@ def test_the_next_opening_removes_a_container_whose_program_did_not_end(daemon: 
         wait_until(lambda: not exists(daemon, container), seconds=2)
 
 
-@sandbox
+@needs_daemon
 def test_several_may_reap_at_once(daemon: Any, start: Callable[..., ContainerTransport]) -> None:
     mine = start(ECHO)
     errors: list[Exception] = []
@@ -480,7 +480,7 @@ def test_several_may_reap_at_once(daemon: Any, start: Callable[..., ContainerTra
     assert read(mine, 2) == b"+x"
 
 
-@sandbox
+@needs_daemon
 def test_a_container_that_its_dead_process_never_started_is_reaped(daemon: Any) -> None:
     options = container_options(Limits())
     options["labels"] = options["labels"] | {"palestra.started": "1"}
@@ -492,13 +492,13 @@ def test_a_container_that_its_dead_process_never_started_is_reaped(daemon: Any) 
 # With a daemon: the image.
 
 
-@sandbox
+@needs_daemon
 def test_the_image_has_the_usual_packages_and_no_installer(start: Callable[..., ContainerTransport]) -> None:
     program = "import importlib.util, numpy, sympy; print(numpy.dot([2], [3]), importlib.util.find_spec('pip'))"
     assert read(start(program)).split() == [b"6", b"None"]
 
 
-@sandbox
+@needs_daemon
 def test_the_image_is_built_from_the_packaged_dockerfile(daemon: Any) -> None:
     base = os.environ.get("PALESTRA_SANDBOX_BASE", "palestra-base:local")
     if not daemon.images.list(base):
@@ -510,7 +510,7 @@ def test_the_image_is_built_from_the_packaged_dockerfile(daemon: Any) -> None:
         daemon.images.remove("palestra-test:built", noprune=True)
 
 
-@sandbox
+@needs_daemon
 def test_a_failed_build_says_why(daemon: Any) -> None:
     with pytest.raises(PalestraError, match=r"building palestra-test:failed .* failed.*No module named pip"):
         containers.build_image(daemon, "palestra-test:failed", IMAGE)
