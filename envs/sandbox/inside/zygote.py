@@ -32,7 +32,7 @@ def main(config: dict[str, Any]) -> None:
     """
     sock = socket.socket(fileno=config["control"])
     facts = {"python": sys.version.split()[0], "packages": _preload(config["preload"])}
-    selectors.DefaultSelector = selectors.PollSelector  # type: ignore[assignment]  # asyncio's; epoll is refused
+    selectors.DefaultSelector = selectors.PollSelector  # type: ignore[assignment,misc]  # asyncio's; epoll is refused
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; children set their own
     isolation = config["isolation"]
     for path in config["devices"]:
