@@ -27,11 +27,13 @@ def sandbox(request: pytest.FixtureRequest, opener: Callable[[str], Any]) -> Ite
         yield opened
 
 
-def parent(pid: int) -> int:
+def parent_and_start(pid: int) -> tuple[int, int]:
+    """The parent of a process, and when it was started: numbers of processes begin again at some time."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
-        return -1
+        return -1, 0
+    return int(fields[1]), int(fields[19])
 
 
 def test_programs_under_a_killed_zygote_run_again(
@@ -49,8 +51,8 @@ def test_programs_under_a_killed_zygote_run_again(
 
 def ours(descendants: Callable[[], set[int]]) -> list[int]:
     """The zygotes that were started last: the session's own sandboxes are not to be harmed."""
-    mine = sorted(pid for pid in descendants() if parent(pid) == os.getpid())
-    return mine[-1:]
+    mine = [(start, pid) for pid in descendants() for above, start in [parent_and_start(pid)] if above == os.getpid()]
+    return [pid for _, pid in sorted(mine)[-1:]]
 
 
 def test_a_program_whose_workers_die_twice_is_our_failure(
@@ -91,7 +93,7 @@ def test_a_stopped_zygote_is_replaced(
     monkeypatch.setattr(supervisor, "START_LIMIT_S", 1.0)
     monkeypatch.setattr(supervisor, "GRACE_S", 1.0)
     (zygote,) = ours(descendants)
-    stopped = {zygote, *(pid for pid in descendants() if parent(pid) == zygote)}
+    stopped = {zygote, *(pid for pid in descendants() if parent_and_start(pid)[0] == zygote)}
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
