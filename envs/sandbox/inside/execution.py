@@ -98,7 +98,6 @@ class Child:
     session: bool = False
     cell: int = 0
     began: float = 0.0
-    timeout: float = 0.0
     deadline: float | None = None
     done: Done | None = None
     ended_by: Literal["itself", "timeout", "output", "caller", "protocol", "supervisor"] = "itself"
@@ -116,7 +115,6 @@ class Child:
         """Start the clocks."""
         self.stage = "running"
         self.ended_by = "itself"
-        self.timeout = timeout
         self.began = time.monotonic()
         self.deadline = self.began + timeout
         self.cpu_before_us = self.cpu_now_us()

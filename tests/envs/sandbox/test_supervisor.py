@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from palestra.envs.sandbox import base
 from palestra.envs.sandbox.inside import execution, packets, supervisor
 from palestra.envs.sandbox.inside.execution import Child, InfrastructureError, Outcome
 from palestra.envs.sandbox.inside.supervisor import Supervisor
@@ -319,3 +320,7 @@ def test_a_zygote_that_does_not_tell_the_end_is_given_up(dead: int, monkeypatch:
     (outcome,) = play.told[0]
     assert isinstance(outcome, InfrastructureError)
     play.end()
+
+
+def test_what_runs_inside_keeps_what_the_protocol_says() -> None:
+    assert (execution.KEPT_BYTES, execution.MAX_OUTPUT_BYTES) == (base.KEPT_BYTES, base.MAX_OUTPUT_BYTES)
