@@ -35,8 +35,9 @@ from palestra.envs.sandbox.containers import connect
 IN_FLIGHT = (1, 8, 64)
 TIME_LIMITS_S = (0.2, 0.5, 1.0)
 GATES = ((LOCAL, BUBBLEWRAP, 3.0), (DOCKER, DOCKER_EXEC, 5.0))
-"""Mode, reference, and how many times faster its median has to be: guards against getting worse, not goals. The goal of
-20 times `docker exec` is not reached (docs/results/sandbox.md)."""
+"""Mode, reference, and how many times faster its median has to be: guards against getting worse, not goals.
+
+The goal of 20 times `docker exec` is not reached (docs/results/sandbox.md)."""
 _BACKENDS = {"local": LOCAL, "docker": DOCKER}
 _WARM_MS = 50.0
 _SETTLED_S = 1.5
