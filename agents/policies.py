@@ -26,18 +26,14 @@ class OraclePolicy:
 
 
 class RandomPolicy:
-    """Answers with the environment's own guess: the chance rate. Where none is declared, acts at random."""
+    """Plays as someone who does not think would (`TextEnv.random_action`): the chance rate."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
 
     def act(self, env: TextEnv, observation: str) -> str:
-        """Return a guessed answer."""
-        assert env.task is not None
-        guess = env.guess(env.task, self._rng)
-        if guess is None:
-            return self._rng.choice(env.example_actions())
-        return f"<answer>{guess}</answer>"
+        """Return a random turn."""
+        return env.random_action(self._rng)
 
 
 class ScriptedPolicy:

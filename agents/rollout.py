@@ -80,8 +80,7 @@ def rollout(
             if running:
                 seeds = [(r.episode.seed + len(r.trajectory.turns) * 0x9E3779B97F4A7C15) & _MASK64 for r in running]
                 completions = engine.generate([r.ids for r in running], params, seeds)
-                blocking = any(tool.blocking for tool in running[0].env.tools)
-                advance = threads.map if blocking else map
+                advance = threads.map if running[0].env.blocking else map
                 list(advance(partial(_advance, codec), running, completions))
             ended += [r for r in running if r.trajectory.stop]
             running = [r for r in running if not r.trajectory.stop]

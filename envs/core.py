@@ -106,6 +106,10 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     """What the agent may call."""
     max_turns: int = 4
     """Assistant turns before the episode is truncated."""
+    attempts: int = 1
+    """Answers that are graded: a wrong one before the last is met with `feedback`, and the episode goes on."""
+    blocking: bool = False
+    """Whether a step may wait for another process (a tool that does sets it); rollouts run such steps in threads."""
     instructions: str = ""
     """What the agent should do, in words; `system_prompt` adds the protocol."""
     process_terms: ClassVar[Mapping[str, ProcessTerm]] = {}
@@ -125,12 +129,15 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         for name, value in self.variants[variant].items():
             setattr(self, name, value)
         self._toolbox = {tool.name: tool for tool in self.tools}
+        self.blocking = self.blocking or any(tool.blocking for tool in self.tools)
         self._cell = split_cell(self.variants, variant)
         self.observation_space = Unicode(MAX_TEXT)
         self.action_space = Unicode(MAX_TEXT, examples=self.example_actions())
         self.task_id: TaskId | None = None
         self.task: Task | None = None
         self.turns: list[Turn] = []
+        self._observations: list[str] = []
+        self.world: Any = None
         self._over = True
         self._state = EpisodeState()
 
@@ -155,6 +162,36 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     def guess(self, task: Task, rng: random.Random) -> str | None:
         """Draw an answer as someone would who did not work on the task; None where no guess makes sense."""
         return None
+
+    # What an author of an interactive environment writes besides.
+
+    def begin(self, task: Task) -> Any:
+        """Return the world that an episode acts in: `self.world`, and `state.world` for the tools.
+
+        A function of the task alone; None, hence no world, unless overridden.
+        """
+        return None
+
+    def judge(self, task: Task, turn: Turn) -> Reward | None:
+        """Return the reward that ends the episode with this turn, or None to go on.
+
+        Unless overridden, a right answer ends it, and so does the last of the `attempts`; both as `grade` says.
+        """
+        if turn.answer is None:
+            return None
+        reward = self.grade(task, turn.answer)
+        answers = sum(earlier.answer is not None for earlier in self.turns)
+        return reward if reward.outcome == 1.0 or answers >= self.attempts else None
+
+    def feedback(self, task: Task, turn: Turn) -> str:
+        """Return what the agent sees after an answer that did not end the episode; must not give the answer away."""
+        return "That is not right. Try again."
+
+    def random_action(self, rng: random.Random) -> str:
+        """Draw a turn as someone would play who does not think: the chance rate is that of such episodes."""
+        assert self.task is not None
+        guess = self.guess(self.task, rng)
+        return rng.choice(self.example_actions()) if guess is None else f"<answer>{guess}</answer>"
 
     # What every environment has.
 
@@ -215,7 +252,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             index = int(self.np_random.integers(2**31))
         self.task_id = TaskId(self.env_id, self.variant, index)
         self.task = self.task_at(index)
-        self.turns = []
+        self.turns, self._observations = [], []
+        self.world = self._state.world = self.begin(self.task)
         self._over = False
         return self.task.prompt, {"task": str(self.task_id), "role": "user"}
 
@@ -235,24 +273,26 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         self.turns.append(turn)
         process = dict(self.process(self.task, self.turns))
         outcome = 0.0
-        if turn.answer is not None:
-            reward = self.grade(self.task, turn.answer)
+        reward = self.judge(self.task, turn)
+        if reward is not None:
             outcome = reward.outcome
             for name, value in reward.process.items():
                 process[name] = process.get(name, 0.0) + value
         self._check_reward(outcome, process)
-        terminated = turn.answer is not None
+        terminated = reward is not None
         truncated = not terminated and len(self.turns) >= self.max_turns
+        observation = self._observe(turn, terminated)
+        self._observations.append(observation)
         if terminated or truncated:
             self.end_episode()
-        kind = "answer" if terminated else "tool" if turn.calls else "malformed"
+        kind = "answer" if turn.answer is not None else "tool" if turn.calls else "malformed"
         info = {
             "task": str(self.task_id),
             "role": "tool" if kind == "tool" else "user",
             "kind": kind,
             "reward": {"outcome": outcome, "process": process},
         }
-        return self._observe(turn), outcome, terminated, truncated, info
+        return observation, outcome, terminated, truncated, info
 
     def end_episode(self) -> None:
         """End the episode wherever it is and release what its tools keep; `reset` starts the next one."""
@@ -266,8 +306,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     def render(self) -> str:
         """Return the episode so far as text."""
         lines = [self.task.prompt if self.task else "(no task: call reset)"]
-        for turn in self.turns:
-            lines += [f"> {turn.action}", self._observe(turn)]
+        for turn, observation in zip(self.turns, self._observations, strict=True):
+            lines += [f"> {turn.action}", observation]
         return "\n".join(lines).rstrip()
 
     def system_prompt(self) -> str:
@@ -311,9 +351,10 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         except ToolError as error:
             return f"Error: {error}"
 
-    def _observe(self, turn: Turn) -> str:
+    def _observe(self, turn: Turn, terminated: bool) -> str:
         if turn.answer is not None:
-            return ""
+            assert self.task is not None
+            return "" if terminated else self.feedback(self.task, turn)
         if turn.calls:
             # A model may name lone surrogates in JSON; no tokenizer takes them.
             return "\n".join(turn.results).encode("utf-8", "replace").decode("utf-8")

@@ -35,6 +35,8 @@ class EpisodeState:
     """
 
     def __init__(self) -> None:
+        self.world: Any = None
+        """What `TextEnv.begin` returned for this episode: the world that its tools look at and change."""
         self._kept: dict[Hashable, Any] = {}
         self._closing = ExitStack()
 
@@ -48,6 +50,7 @@ class EpisodeState:
 
     def close(self) -> None:
         """Close everything, the newest first; if one of them fails, the others are closed all the same."""
+        self.world = None
         self._kept.clear()
         self._closing.close()
 

@@ -2,9 +2,10 @@ import gymnasium
 import pytest
 
 import palestra
-from palestra.envs import Reward, Task, TaskId, TextEnv, format_tool_call, make
+from palestra.envs import Reward, Task, TaskId, TextEnv, Tool, ToolError, format_tool_call, make, register
 from palestra.envs.core import MAX_CALLS, Demonstration
 from palestra.envs.errors import UsageError
+from palestra.envs.tools.base import EpisodeState
 
 
 def call(**arguments: object) -> str:
@@ -178,3 +179,68 @@ def test_observations_can_be_encoded_whatever_a_call_names() -> None:
         observation, *_ = env.step(action)
         observation.encode("utf-8")
         assert len(observation) < 1_000
+
+
+class Door(Tool):
+    """Opens the door of the world."""
+
+    name, description = "open", "Opens the door."
+    parameters = {"key": {"type": "string", "description": "which key"}}
+
+    def __call__(self, **arguments: object) -> str:
+        raise ToolError("there is no door outside an episode.")
+
+    def in_episode(self, state: EpisodeState, /, **arguments: object) -> str:
+        state.world["open"] = arguments["key"] == "brass"
+        return "It opens." if state.world["open"] else "It stays shut."
+
+
+@register("test/Door-v0", variants={"train": {}, "test": {}})
+class DoorEnv(TextEnv):
+    """A door that the right key opens, which ends the episode; or the answer, in two attempts."""
+
+    tools = (Door(),)
+    attempts = 2
+
+    def sample(self, rng):
+        return Task(prompt="Which key?", answer="brass", key=str(rng.random()))
+
+    def begin(self, task):
+        return {"open": False}
+
+    def judge(self, task, turn):
+        return Reward(1.0) if self.world["open"] else super().judge(task, turn)
+
+    def feedback(self, task, turn):
+        return f"Not {turn.answer}."
+
+    def grade(self, task, answer):
+        return Reward(float(answer == task.answer))
+
+    def solve(self, task):
+        return Demonstration((format_tool_call("open", {"key": "brass"}),))
+
+
+def test_a_tool_that_reaches_the_goal_ends_the_episode() -> None:
+    env = make("test/Door-v0")
+    env.reset(seed=0)
+    step = env.step(format_tool_call("open", {"key": "iron"}))
+    assert step[:4] == ("It stays shut.", 0.0, False, False)
+    step = env.step(format_tool_call("open", {"key": "brass"}))
+    assert step[:4] == ("It opens.", 1.0, True, False)
+    assert step[4]["role"] == "tool"
+    env.reset(seed=0)
+    assert env.world == {"open": False}
+
+
+def test_a_wrong_answer_before_the_last_attempt_is_met_with_feedback() -> None:
+    env = make("test/Door-v0")
+    env.reset(seed=0)
+    observation, reward, terminated, truncated, info = env.step("<answer>iron</answer>")
+    assert (observation, reward, terminated, truncated) == ("Not iron.", 0.0, False, False)
+    assert (info["kind"], info["role"]) == ("answer", "user")
+    assert "Not iron." in env.render()
+    assert env.step("<answer>tin</answer>")[:4] == ("", 0.0, True, False)
+    env.reset(seed=0)
+    env.step("<answer>iron</answer>")
+    assert env.step("<answer>brass</answer>")[1:3] == (1.0, True)
