@@ -2,25 +2,22 @@
 
 The task is `dice` of reasoning-gym (arXiv 2505.24760), repaired: several dice may have the same size, the
 target lies anywhere between certain and impossible, grading is strict but on the value (the original
-compares strings, so ` 5/12` and `10/24` fail), and splits are disjoint by problem.
+compares strings, so ` 5/12` and `10/24` fail), and splits are disjoint by problem. `at-most` turns the rule
+around; the other held-out variants change size, wording or the tool.
 """
 
 import random
-import re
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from math import prod
 
 from palestra.envs.core import Demonstration, ProcessTerm, Reward, Task, TextEnv
+from palestra.envs.expressions import bare_value, parse_fraction
 from palestra.envs.registry import register
 from palestra.envs.toolcalls import format_tool_call
+from palestra.envs.tools.base import Tool
 from palestra.envs.tools.calculator import Calculator
-
-_FRACTION = re.compile(r"([+-]?[0-9]{1,40})\s*[/⁄]\s*([0-9]{1,40})")
-_LATEX = re.compile(r"([+-]?)\\[dt]?frac\s*\{\s*([0-9]{1,40})\s*\}\s*\{\s*([0-9]{1,40})\s*\}")
-_DECIMAL = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{1,40})?")
-_BEFORE_EQUALS = re.compile(r"[^=]{0,40}=")
 
 
 @register(
@@ -30,13 +27,17 @@ _BEFORE_EQUALS = re.compile(r"[^=]{0,40}=")
         "test": {},
         "more-dice": {"dice": (4, 5)},
         "bigger-dice": {"sides": (13, 20)},
+        "at-most": {"at_most": True},
+        "wording": {"reworded": True},
+        "tool-renamed": {"tools": (Calculator("abacus"),)},
+        "no-tool": {"tools": ()},
         "train-small": {"dice": (2, 2), "sides": (2, 8)},
     },
 )
 class Dice(TextEnv):
     """Probability that the sum of some dice reaches a target, as a reduced fraction."""
 
-    tools = (Calculator(),)
+    tools: tuple[Tool, ...] = (Calculator(),)
     max_turns = 4
     instructions = "Find the exact probability asked for and give it as a reduced fraction, for example 5/12."
     process_terms = {
@@ -48,16 +49,25 @@ class Dice(TextEnv):
     """Fewest and most dice."""
     sides: tuple[int, int] = (2, 12)
     """Fewest and most sides of a die."""
+    at_most: bool = False
+    """Whether the sum must stay at or below the target instead of reaching it."""
+    reworded: bool = False
+    """Whether the question is asked in words that training does not use."""
 
     def sample(self, rng: random.Random) -> Task:
         """Draw dice and a target that is neither certain nor impossible."""
         sizes = sorted(rng.randint(*self.sides) for _ in range(rng.randint(*self.dice)))
-        target = rng.randint(len(sizes) + 1, sum(sizes))
+        target = rng.randint(len(sizes) + 1, sum(sizes)) - self.at_most
         roll = " + ".join(f"{n}d{size}" for size, n in sorted(Counter(sizes).items()))
+        bound = f"at {'most' if self.at_most else 'least'} {target}"
+        prompt = f"Roll {roll}. What is the probability that the sum is {bound}?"
+        if self.reworded:
+            prompt = f"Somebody throws {roll} and adds up the points. How likely is a total of {bound}?"
+        reached = probability(sizes, target + self.at_most)
         return Task(
-            prompt=f"Roll {roll}. What is the probability that the sum is at least {target}?",
-            answer=str(probability(sizes, target)),
-            key=f"{roll} >= {target}",
+            prompt=prompt,
+            answer=str(1 - reached if self.at_most else reached),
+            key=f"{roll} {'<=' if self.at_most else '>='} {target}",
             data={"sizes": sizes, "target": target},
         )
 
@@ -69,7 +79,7 @@ class Dice(TextEnv):
         right = value == Fraction(task.answer)
         outcomes = prod(task.data["sizes"])
         possible = 0 <= value <= 1 and outcomes % value.denominator == 0
-        reduced = right and _bare(answer).replace(" ", "") in {task.answer, _latex(task.answer)}
+        reduced = right and bare_value(answer).replace(" ", "") in {task.answer, _latex(task.answer)}
         return Reward(float(right), {"reduced": float(reduced), "possible": float(possible)})
 
     def solve(self, task: Task) -> Demonstration:
@@ -77,12 +87,15 @@ class Dice(TextEnv):
         *others, largest = task.data["sizes"]
         terms = []
         for total, ways in enumerate(ways_to_roll(others)):
-            faces = min(largest, max(0, largest - (task.data["target"] - total) + 1))
+            short = min(largest, max(0, task.data["target"] - total - (not self.at_most)))
+            faces = short if self.at_most else largest - short
             if ways and faces:
                 terms.append(f"{ways}*{faces}" if ways > 1 else f"{faces}")
         expression = f"({'+'.join(terms)})/{prod(task.data['sizes'])}"
-        call = format_tool_call("calculator", {"expression": expression})
-        return Demonstration((call, f"<answer>{task.answer}</answer>"))
+        final = f"<answer>{task.answer}</answer>"
+        if not self.tools:
+            return Demonstration((f"{expression} = {task.answer}\n{final}",))
+        return Demonstration((format_tool_call(self.tools[0].name, {"expression": expression}), final))
 
     def guess(self, task: Task, rng: random.Random) -> str:
         """A uniform count over the number of outcomes."""
@@ -105,30 +118,6 @@ def ways_to_roll(sizes: Sequence[int]) -> list[int]:
 def probability(sizes: Sequence[int], target: int) -> Fraction:
     """Return P(sum of the dice >= target), exactly."""
     return Fraction(sum(ways_to_roll(sizes)[max(0, target) :]), prod(sizes))
-
-
-def parse_fraction(text: str) -> Fraction | None:
-    """Read `a/b`, a decimal, or a LaTeX fraction as an exact value; None for anything else.
-
-    Dollar signs, LaTeX and bold marks, a final full stop and a leading `P =` do not count.
-    """
-    text = _bare(text)
-    if match := _FRACTION.fullmatch(text):
-        top, bottom = int(match[1]), int(match[2])
-    elif match := _LATEX.fullmatch(text):
-        top, bottom = int(match[1] + match[2]), int(match[3])
-    else:
-        return Fraction(text) if _DECIMAL.fullmatch(text) else None
-    return Fraction(top, bottom) if bottom else None
-
-
-def _bare(text: str) -> str:
-    """Strip what people wrap around a number."""
-    text = text.strip().rstrip(".").strip()
-    for opening, closing in (("$", "$"), (r"\(", r"\)"), ("**", "**")):
-        if text.startswith(opening) and text.endswith(closing):
-            text = text[len(opening) : -len(closing)].strip()
-    return _BEFORE_EQUALS.sub("", text, count=1).strip() if text.count("=") == 1 else text
 
 
 def _latex(fraction: str) -> str:

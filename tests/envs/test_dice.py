@@ -1,12 +1,15 @@
 import itertools
+import re
+from collections import Counter
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palestra.envs import Reward, Task, make
-from palestra.envs.tasks.dice import parse_fraction, probability
+from palestra.envs import Reward, Task, format_tool_call, make
+from palestra.envs.expressions import parse_fraction
+from palestra.envs.tasks.dice import probability
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(-2, 30))
@@ -64,7 +67,37 @@ def test_grading_is_strict_on_the_value_and_names_the_form() -> None:
     assert env.grade(task, "7/25").process == {"reduced": 0.0, "possible": 0.0}
 
 
+ROLL = re.compile(r"([0-9]+)d([0-9]+)")
+BOUND = re.compile(r"at (least|most) ([0-9]+)")
+
+
+@pytest.mark.parametrize("variant", make("palestra/Dice-v0").variants)
+def test_answers_equal_the_enumeration_of_what_the_prompt_says(variant: str) -> None:
+    env = make("palestra/Dice-v0", variant)
+    for index in range(6 if variant in {"more-dice", "bigger-dice"} else 40):
+        task = env.task_at(index)
+        faces = [range(1, int(size) + 1) for n, size in ROLL.findall(task.prompt) for _ in range(int(n))]
+        direction, bound = BOUND.findall(task.prompt)[0]
+        sums = Counter(sum(roll) for roll in itertools.product(*faces))
+        good = sum(n for s, n in sums.items() if (s >= int(bound) if direction == "least" else s <= int(bound)))
+        assert 0 < good < sums.total()
+        assert Fraction(task.answer) == Fraction(good, sums.total())
+
+
+def test_only_the_rule_variant_turns_the_question_around() -> None:
+    asked = {v: make("palestra/Dice-v0", v).task_at(0).prompt for v in make("palestra/Dice-v0").variants}
+    assert [v for v, prompt in asked.items() if "at most" in prompt] == ["at-most"]
+
+
+def test_without_the_tool_there_is_none_and_under_another_name_the_old_one_is_unknown() -> None:
+    assert make("palestra/Dice-v0", "no-tool").tools == ()
+    env = make("palestra/Dice-v0", "tool-renamed")
+    env.reset(options={"index": 0})
+    assert env.step(format_tool_call("calculator", {"expression": "1+1"}))[0].startswith("Error: there is no tool")
+    assert env.step(format_tool_call("abacus", {"expression": "1+1"}))[0] == "2"
+
+
 def test_no_task_is_certain_or_impossible() -> None:
-    for variant in ("train", "test", "more-dice", "bigger-dice"):
+    for variant in make("palestra/Dice-v0").variants:
         env = make("palestra/Dice-v0", variant)
         assert all(0 < Fraction(env.task_at(i).answer) < 1 for i in range(300))
