@@ -28,6 +28,16 @@ MEMORY_EXIT = 113
 """The exit code that reports an uncaught `MemoryError`; `exit(113)` claims the same."""
 MAIN = "main.py"
 WORK = "/tmp"
+_REHEARSAL = """\
+import io, math
+class C:
+    def __init__(self, n, *more):
+        self.x = {str(k): math.sqrt(k) for k in range(n)} | dict.fromkeys(more)
+try:
+    raise ValueError(f"{sorted(C(8, 'a').x)[0]:>3}")
+except ValueError as error:
+    print([1, 2.5], error, file=io.StringIO())
+"""
 
 
 @dataclass(frozen=True)
@@ -55,12 +65,15 @@ def live(sock: socket.socket, confinement: Confinement) -> None:
     except OSError as error:
         sock.send(packets.unprepared(str(error)))
         os._exit(1)
+    _fresh_start()
     sock.send(packets.HARDENED)
     try:
         task, code = _receive(sock)
-        _fresh_start(task)
     except (OSError, packets.PacketError):
         os._exit(1)
+    if not task.session:
+        resource.setrlimit(resource.RLIMIT_CPU, (task.cpu_s, task.cpu_s))
+    _open_input()
     if task.session:
         _serve(sock, task, code)
     sock.close()
@@ -102,27 +115,29 @@ def _receive(sock: socket.socket) -> tuple[packets.Task, bytes]:
         return task, file.read()
 
 
-def _fresh_start(task: packets.Task) -> None:
+def _fresh_start() -> None:
     """Do what an interpreter does at its start and a fork does not repeat."""
-    if not task.session:
-        resource.setrlimit(resource.RLIMIT_CPU, (task.cpu_s, task.cpu_s))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path.insert(0, os.getcwd())
     random.seed()
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(int.from_bytes(os.urandom(4), "big"))
-    _open_streams()
+    _open_output()
+    # The first use of a page copies it, since a fork shares them all: better now than while somebody waits.
+    exec(compile(_REHEARSAL, MAIN, "exec"), _main_module(None).__dict__)
 
 
-def _open_streams() -> None:
+def _open_input() -> None:
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]
+
+
+def _open_output() -> None:
     # Unbuffered, as with `python -u`: what was printed survives a kill.
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     for number, name in ((1, "stdout"), (2, "stderr")):
         raw = open(number, "wb", buffering=0, closefd=False)
         stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    sys.__stdin__ = sys.stdin  # type: ignore[misc]
 
 
 def _main_module(file: str | None) -> types.ModuleType:
@@ -187,7 +202,7 @@ def _serve(sock: socket.socket, task: packets.Task, code: bytes) -> None:
         status = _cell(code, f"<cell {task.number}>", main)
         sock.send(packets.cell_done(task.number, status))
         task, code = _receive(sock)
-        sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+        _open_input()
 
 
 def _cell(code: bytes, name: str, main: types.ModuleType) -> packets.CellStatus:
