@@ -1,8 +1,9 @@
 """The seam to whatever samples tokens. An engine knows tokens; it never knows what an environment is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from types import TracebackType
+from typing import Literal, Protocol, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,8 @@ class SamplingParams:
     """0 takes the most probable token."""
     top_p: float = 1.0
     """Nucleus mass that is kept; 1 keeps everything."""
+    banned: tuple[int, ...] = ()
+    """Token ids that are never sampled: the distribution is that of the others, renormalised."""
 
 
 @dataclass(slots=True)
@@ -28,18 +31,113 @@ class Completion:
     stop: Literal["eos", "length"]
 
 
-class Engine(Protocol):
-    """Samples completions for token prompts."""
+class Stream(Protocol):
+    """Sequences in flight, each of which gets one turn sampled at a time.
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
-    ) -> list[Completion]:
-        """Sample one completion per prompt.
+    A turn depends on its sequence and its own seed and not on its neighbours, up to the floating-point
+    differences that another batch shape brings.
+    """
+
+    def room(self) -> int:
+        """Return how many more sequences may be submitted now; at least 1 where none is held."""
+        ...
+
+    def submit(self, key: int, ids: Sequence[int], seed: int) -> None:
+        """Begin the sequence `key` with a prompt, and have a turn sampled after it."""
+        ...
+
+    def extend(self, key: int, ids: Sequence[int], seed: int) -> None:
+        """Add tokens behind the turn that `key` was given last, and have another turn sampled."""
+        ...
+
+    def drop(self, key: int) -> None:
+        """Forget a sequence."""
+        ...
+
+    def step(self) -> list[tuple[int, Completion]]:
+        """Work for a moment on the turns that are asked for; returns those that came to their end."""
+        ...
+
+    def close(self) -> None:
+        """Release what the sequences take."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Engine(Protocol):
+    """Samples turns for token sequences."""
+
+    def open(self, params: SamplingParams, most: int) -> Stream:
+        """Return a stream with the weights that the model has now.
 
         Args:
-            prompts: Token ids, any lengths.
-            params: Shared by all prompts.
-            seeds: One per prompt. A completion depends on its own seed and not on its neighbours, up to
-                the floating-point differences that another batch shape brings.
+            params: Shared by all its turns.
+            most: Sequences that will be held at once, at most.
         """
         ...
+
+
+Generate = Callable[[Sequence[Sequence[int]], SamplingParams, Sequence[int]], list[Completion]]
+"""(token prompts, parameters, one seed per prompt) -> one completion per prompt."""
+
+
+class BatchStream:
+    """A stream over a function that samples a batch from nothing: every turn reads its whole sequence again.
+
+    Args:
+        generate: Samples one completion per prompt.
+        params: Shared by all turns.
+        most: Sequences that will be held at once, at most.
+    """
+
+    def __init__(self, generate: Generate, params: SamplingParams, most: int) -> None:
+        self._generate, self._params, self._most = generate, params, most
+        self._held: dict[int, list[int]] = {}
+        self._asked: dict[int, int] = {}
+
+    def room(self) -> int:
+        """Return how many more sequences may be submitted."""
+        return self._most - len(self._held)
+
+    def submit(self, key: int, ids: Sequence[int], seed: int) -> None:
+        """Begin a sequence."""
+        self._held[key] = list(ids)
+        self._asked[key] = seed
+
+    def extend(self, key: int, ids: Sequence[int], seed: int) -> None:
+        """Add tokens to a sequence."""
+        self._held[key] += ids
+        self._asked[key] = seed
+
+    def drop(self, key: int) -> None:
+        """Forget a sequence."""
+        del self._held[key]
+        self._asked.pop(key, None)
+
+    def step(self) -> list[tuple[int, Completion]]:
+        """Sample all turns that are asked for, to their end."""
+        asked, self._asked = self._asked, {}
+        if not asked:
+            return []
+        done = self._generate([self._held[key] for key in asked], self._params, list(asked.values()))
+        for key, completion in zip(asked, done, strict=True):
+            self._held[key] += completion.ids
+        return list(zip(asked, done, strict=True))
+
+    def close(self) -> None:
+        """Forget all sequences."""
+        self._held.clear()
+        self._asked.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

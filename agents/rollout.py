@@ -1,19 +1,27 @@
-"""The rollout loop: a batch of episodes in flight, an ended one replaced at once."""
+"""The rollout loop: episodes in flight, each replaced at once when it ends, steps beside the sampling.
 
+An environment that raises, hangs or returns garbage costs its own episode: that one ends with stop `error`, which
+says nothing about the model and is never a reward.
+"""
+
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from palestra.agents.codec import ChatCodec
-from palestra.agents.engine import Completion, Engine, SamplingParams
+from palestra.agents.engine import Completion, Engine, SamplingParams, Stream
+from palestra.agents.stepping import StepRunner
 from palestra.agents.trajectory import Trajectory, TurnSpan
-from palestra.envs.core import TextEnv
+from palestra.envs.core import TaskId, TextEnv
 from palestra.envs.errors import PalestraError
 
+STEP_LIMIT_S = 120.0
+"""Seconds that an environment may take for a reset or a step."""
 _MASK64 = 2**64 - 1
 
 
@@ -25,14 +33,20 @@ class Episode:
     """Index of the task in the environment's variant."""
     seed: int
     """Seeds the sampling; equal (index, seed) give the same episode."""
+    prefix: tuple[tuple[int, ...], ...] = ()
+    """Turns (token ids) that are played before the model takes over; their log-probabilities are recorded as 0."""
 
 
 @dataclass(slots=True)
 class _Running:
     episode: Episode
     env: TextEnv
-    ids: list[int]
     trajectory: Trajectory
+    ids: list[int] = field(default_factory=list)
+    held: bool = False
+    """Whether the stream has its sequence."""
+    new: list[int] = field(default_factory=list)
+    """What the stream has to be given before the next turn."""
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -45,50 +59,164 @@ def rollout(
     *,
     concurrency: int = 256,
     max_length: int | None = None,
+    step_limit_s: float = STEP_LIMIT_S,
 ) -> Iterator[tuple[Episode, Trajectory]]:
-    """Run episodes and yield each as it ends, in order of ending.
+    """Run episodes and yield them as they end.
 
     Args:
-        make_env: Makes one environment; at most `concurrency` are made, reset for later episodes, and closed when
-            the loop ends or is left.
-        episodes: May be endless: it is drawn from as places become free.
+        make_env: Makes an environment; called at most `concurrency` times, but for those that broke.
+        episodes: What to run.
         engine: Samples the assistant's turns.
         codec: Chat to tokens.
         params: Sampling settings of a turn.
         concurrency: Episodes in flight.
         max_length: Context of the model in tokens. An episode whose next turn might not fit ends with stop
             `length` and outcome 0.
+        step_limit_s: Seconds that an environment may take for a reset or a step.
 
     Yields:
-        The episode and its trajectory. If a tool's machinery failed (not the agent), `stop` is `error` and
-        `error` says why: such a trajectory says nothing about the model.
+        The episode and its trajectory. If the environment or a tool's machinery failed (not the agent), `stop`
+        is `error` and `error` says why: such a trajectory says nothing about the model.
     """
-    waiting = iter(episodes)
-    free: list[TextEnv] = []
-    running: list[_Running] = []
-    with ExitStack() as made, ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as threads:
+    with ExitStack() as made, engine.open(params, concurrency) as stream:
+        loop = _Loop(make_env, episodes, stream, codec, params, concurrency, max_length, step_limit_s)
+        made.callback(loop.close)
+        yield from loop.run()
+
+
+class _Loop:
+    """Keeps the stream busy: what waits for an environment never keeps the others from sampling."""
+
+    def __init__(
+        self,
+        make_env: Callable[[], TextEnv],
+        episodes: Iterable[Episode],
+        stream: Stream,
+        codec: ChatCodec,
+        params: SamplingParams,
+        concurrency: int,
+        max_length: int | None,
+        step_limit_s: float,
+    ) -> None:
+        self._make_env, self._waiting, self._stream, self._codec = make_env, iter(episodes), stream, codec
+        self._params, self._concurrency, self._max_length = params, concurrency, max_length
+        self._steps: StepRunner | None = None
+        self._limit_s = step_limit_s
+        self._running: dict[int, _Running] = {}
+        self._free: list[TextEnv] = []
+        self._made: list[TextEnv] = []
+        self._numbers = 0
+        self._more = True
+
+    def run(self) -> Iterator[tuple[Episode, Trajectory]]:
+        """Yield episodes as they end."""
         while True:
-            while len(running) < concurrency and (episode := next(waiting, None)) is not None:
-                if not free:
-                    free.append(make_env())
-                    made.callback(free[-1].close)
-                running.append(_begin(episode, free.pop(), codec))
-            if not running:
+            self._begin()
+            if not self._running:
                 return
-            ended = [r for r in running if _out_of_context(r, params, max_length)]
-            running = [r for r in running if not r.trajectory.stop]
-            if running:
-                seeds = [(r.episode.seed + len(r.trajectory.turns) * 0x9E3779B97F4A7C15) & _MASK64 for r in running]
-                completions = engine.generate([r.ids for r in running], params, seeds)
-                advance = threads.map if running[0].env.blocking else map
-                list(advance(partial(_advance, codec), running, completions))
-            ended += [r for r in running if r.trajectory.stop]
-            running = [r for r in running if not r.trajectory.stop]
-            for r in ended:
-                r.env.end_episode()  # one that broke or was cut short is not over for its environment
-                free.append(r.env)
-                r.trajectory.wall_s = time.perf_counter() - r.started
-                yield r.episode, r.trajectory
+            for key, completion in self._stream.step():
+                self._play(key, completion)
+            for key in self._collect():
+                yield self._end(key)
+
+    def close(self) -> None:
+        """Close the environments, also those in the middle of an episode."""
+        if self._steps is not None:
+            self._steps.close()
+        for env in self._made:
+            with suppress(Exception):  # an environment that broke may break again
+                env.close()
+
+    def _begin(self) -> None:
+        """Start as many episodes as there is room for."""
+        room = min(self._stream.room(), self._concurrency - len(self._running))
+        while self._more and room > 0:
+            episode = next(self._waiting, None)
+            if episode is None:
+                self._more = False
+                return
+            room -= 1
+            if not self._free:
+                self._free.append(self._make_env())
+                self._made.append(self._free[-1])
+            env = self._free.pop()
+            running = _Running(episode, env, Trajectory(TaskId(env.env_id, env.variant, episode.index), ""))
+            self._numbers += 1
+            self._running[self._numbers] = running
+            self._runner(env).submit(self._numbers, partial(_opening, env, episode, self._codec))
+
+    def _runner(self, env: TextEnv) -> StepRunner:
+        if self._steps is None:
+            # One thread for what does not wait: more would only take turns with each other.
+            self._steps = StepRunner(2 * (os.cpu_count() or 1) if env.blocking else 1, self._limit_s)
+        return self._steps
+
+    def _play(self, key: int, completion: Completion) -> None:
+        """Have the environment answer a turn."""
+        r = self._running[key]
+        action = _write(r, completion, self._codec)
+        self._runner(r.env).submit(key, lambda: (completion, r.env.step(action)))
+
+    def _collect(self) -> list[int]:
+        """Take what environments answered; returns the episodes that came to their end."""
+        assert self._steps is not None
+        over = []
+        # Steps that wait for nothing are over in no time; the others are waited for when nothing else can be done.
+        quick = not next(iter(self._running.values())).env.blocking
+        wait = quick or self._steps.pending == len(self._running)
+        while self._steps.pending:
+            for done in self._steps.collect(wait=wait):
+                if self._take(self._running[done.key], done.value, done.error):
+                    over.append(done.key)
+                else:
+                    self._ask(done.key)
+            if not quick:
+                break
+        return over
+
+    def _take(self, r: _Running, value: Any, error: Exception | None) -> bool:
+        """Apply an answer of the environment; whether the episode is over."""
+        try:
+            if error is not None:
+                raise error
+            if isinstance(value, Trajectory):
+                r.trajectory, r.ids = value, value.prompt_ids + value.completion_ids
+                r.new = list(r.ids)
+            else:
+                r.new = _read(r, *value, self._codec)
+        except PalestraError as failure:
+            r.trajectory.stop, r.trajectory.error = "error", str(failure)
+        except Exception as failure:
+            r.trajectory.stop, r.trajectory.error = "error", f"{type(failure).__name__}: {failure}"[:500]
+        if r.trajectory.stop:
+            return True
+        if self._max_length is not None and len(r.ids) + self._params.max_tokens > self._max_length:
+            r.trajectory.stop = "length"
+        return bool(r.trajectory.stop)
+
+    def _ask(self, key: int) -> None:
+        """Have the next turn of an episode sampled."""
+        r = self._running[key]
+        seed = (r.episode.seed + len(r.trajectory.turns) * 0x9E3779B97F4A7C15) & _MASK64
+        if r.held:
+            self._stream.extend(key, r.new, seed)
+        else:
+            self._stream.submit(key, r.new, seed)
+            r.held = True
+
+    def _end(self, key: int) -> tuple[Episode, Trajectory]:
+        r = self._running.pop(key)
+        if r.held:
+            self._stream.drop(key)
+        if r.trajectory.stop == "error":
+            self._made.remove(r.env)  # nobody knows what state it is in
+            with suppress(Exception):
+                r.env.close()
+        else:
+            r.env.end_episode()  # one that was cut short is not over for its environment
+            self._free.append(r.env)
+        r.trajectory.wall_s = time.perf_counter() - r.started
+        return r.episode, r.trajectory
 
 
 def replay(env: TextEnv, codec: ChatCodec, index: int, turns: Sequence[str]) -> Trajectory:
@@ -96,59 +224,68 @@ def replay(env: TextEnv, codec: ChatCodec, index: int, turns: Sequence[str]) -> 
 
     Turns left over when the episode ends are not played.
     """
-    running = _begin(Episode(index, 0), env, codec)
     try:
-        for turn in turns:
-            ids = codec.encode_turn(turn)
-            _advance(codec, running, Completion(ids, [0.0] * len(ids), "eos"))
-            if running.trajectory.stop:
-                break
+        return _opening(env, Episode(index, 0, tuple(tuple(codec.encode_turn(turn)) for turn in turns)), codec)
     finally:
         env.end_episode()
-    return running.trajectory
 
 
-def _begin(episode: Episode, env: TextEnv, codec: ChatCodec) -> _Running:
+def _opening(env: TextEnv, episode: Episode, codec: ChatCodec) -> Trajectory:
+    """Reset and play the episode's prefix; the trajectory so far, with the seam to the next turn."""
     observation, _ = env.reset(options={"index": episode.index})
     assert env.task_id is not None
     assert env.task is not None
     prompt = codec.start(env.system_prompt(), observation)
-    trajectory = Trajectory(
-        task=env.task_id,
-        key=env.task.key,
-        prompt_ids=prompt,
-        messages=[{"role": "user", "content": observation}],
-    )
-    return _Running(episode, env, list(prompt), trajectory)
+    messages = [{"role": "user", "content": observation}]
+    trajectory = Trajectory(env.task_id, env.task.key, prompt_ids=prompt, messages=messages)
+    r = _Running(episode, env, trajectory, list(prompt))
+    for ids in episode.prefix:
+        completion = Completion(list(ids), [0.0] * len(ids), "eos" if ids[-1] in codec.stop_ids else "length")
+        action = _write(r, completion, codec)
+        try:
+            _read(r, completion, env.step(action), codec)
+        except PalestraError as error:
+            trajectory.stop, trajectory.error = "error", str(error)
+        if trajectory.stop:
+            break
+    return trajectory
 
 
-def _out_of_context(r: _Running, params: SamplingParams, max_length: int | None) -> bool:
-    if max_length is not None and len(r.ids) + params.max_tokens > max_length:
-        r.trajectory.stop = "length"
-    return bool(r.trajectory.stop)
-
-
-def _advance(codec: ChatCodec, r: _Running, completion: Completion) -> None:
+def _write(r: _Running, completion: Completion, codec: ChatCodec) -> str:
+    """Add a sampled turn to the trajectory and return it as text."""
     t = r.trajectory
     start = len(t.completion_ids)
     _extend(r, completion.ids, 1, completion.logprobs)
-    t.turns.append(TurnSpan(start, len(t.completion_ids)))
+    t.turns.append(TurnSpan(start, len(t.completion_ids), state=r.env.anchor()))
     action = codec.decode(completion.ids)
     t.messages.append({"role": "assistant", "content": action})
-    try:
-        observation, _, terminated, truncated, info = r.env.step(action)
-    except PalestraError as error:
-        t.stop, t.error = "error", str(error)
-        return
-    t.turns[-1].process = dict(info["reward"]["process"])
-    t.outcome = info["reward"]["outcome"]
+    return action
+
+
+def _read(r: _Running, completion: Completion, answer: Any, codec: ChatCodec) -> list[int]:
+    """Add what the environment answered; returns the tokens between the turn and the next, none at the end.
+
+    Raises:
+        ValueError: It answered with something that no environment may answer.
+    """
+    observation, _, terminated, truncated, info = answer
+    t = r.trajectory
+    outcome, process = info["reward"]["outcome"], dict(info["reward"]["process"])
+    if not isinstance(observation, str) or outcome not in (0.0, 1.0):
+        raise ValueError(f"the environment answered with {type(observation).__name__} and outcome {outcome!r}")
+    if not all(math.isfinite(value) for value in process.values()):
+        raise ValueError(f"the environment paid {process}")
+    t.turns[-1].process = process
+    t.turns[-1].kind = info["kind"]
+    t.outcome = outcome
     if observation:
         t.messages.append({"role": info["role"], "content": observation})
     if terminated or truncated:
         t.stop = "answer" if terminated else "turns"
-        return
+        return []
     seam = codec.seam(info["role"], observation, ended=completion.stop == "eos")
     _extend(r, seam, 0, [0.0] * len(seam))
+    return seam
 
 
 def _extend(r: _Running, ids: list[int], mask: int, logprobs: list[float]) -> None:

@@ -16,6 +16,10 @@ class TurnSpan:
     """One past its last token."""
     process: dict[str, float] = field(default_factory=dict)
     """Process terms the turn earned."""
+    state: str = ""
+    """Names the state in which the turn began (`TextEnv.anchor`)."""
+    kind: str = ""
+    """What the environment took the turn for: `tool`, `answer` or `malformed`; empty if it did not say."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,7 @@
-"""Sampling with a transformers model: batched, one key-value cache, finished rows dropped as they end.
+"""Sampling with a transformers model held in this process.
+
+Models with full attention keep the cache of a sequence from turn to turn (`slot_stream.py`); others sample batches
+from nothing, with finished rows dropped as they end.
 
 Randomness is counter-based: the u-th token of a completion is the inverse-CDF draw at the u-th number of the
 completion's own seeded stream, so a sample does not depend on which batch it landed in or on a resume.
@@ -11,8 +14,12 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from palestra.agents.engine import Completion, SamplingParams
+from palestra.agents.engine import BatchStream, Completion, SamplingParams, Stream
+from palestra.agents.sampling import sample_tokens
+from palestra.agents.slot_stream import SlotStream
 
+_FULL_ATTENTION = frozenset({"llama", "gpt_neox", "olmo", "phi", "starcoder2", "granite"})
+"""Architectures that do not list the kinds of their layers and have but one."""
 _SHRINK_AT = 0.8
 """Drop finished rows once this share or less of the batch is alive: selecting rows copies the cache."""
 
@@ -24,15 +31,30 @@ class TransformersEngine:
         model: A transformers causal LM; its training mode is restored after each call.
         stop_ids: Ids that end a completion.
         pad_id: Id to pad prompts with.
+        cache_bytes: Upper bound of the key-value cache of a stream.
         batch_tokens: Upper bound on rows x (longest prompt + max_tokens) per forward batch; more prompts
             are sampled in several batches, longest first.
     """
 
-    def __init__(self, model: Any, stop_ids: frozenset[int], pad_id: int, batch_tokens: int = 65_536) -> None:
+    def __init__(
+        self,
+        model: Any,
+        stop_ids: frozenset[int],
+        pad_id: int,
+        batch_tokens: int = 65_536,
+        cache_bytes: int = 4 * 2**30,
+    ) -> None:
         self.model = model
         self.pad_id = pad_id
+        self.cache_bytes = cache_bytes
         self.batch_tokens = batch_tokens
         self._stop = torch.tensor(sorted(stop_ids), device=model.device)
+
+    def open(self, params: SamplingParams, most: int) -> Stream:
+        """Return a stream; see `Engine.open`."""
+        if _full_attention(self.model.config):
+            return SlotStream(self.model, self._stop, params, most, self.cache_bytes)
+        return BatchStream(self.generate, params, most)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
@@ -102,34 +124,10 @@ class TransformersEngine:
         return ids.to(self.model.device), attention.to(self.model.device)
 
 
-def sample_tokens(
-    logits: torch.Tensor, params: SamplingParams, draws: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw one token per row by inverting the cumulative distribution.
-
-    Args:
-        logits: `(rows, vocabulary)`.
-        params: Temperature and top-p.
-        draws: `(rows,)` float64 numbers in [0, 1).
-
-    Returns:
-        Token ids `(rows,)` and their log-probabilities `(rows,)` under the temperature, before top-p.
-    """
-    if params.temperature == 0:
-        logprobs = logits.float().log_softmax(-1)
-        chosen = logits.argmax(-1)
-        return chosen, logprobs.gather(-1, chosen[:, None])[:, 0]
-    logprobs = (logits.float() / params.temperature).log_softmax(-1)
-    probabilities = logprobs.double().exp()
-    if params.top_p < 1:
-        probabilities = _nucleus(probabilities, params.top_p)
-    cumulative = probabilities.cumsum(-1)
-    target = draws[:, None] * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-    return chosen, logprobs.gather(-1, chosen[:, None])[:, 0]
-
-
-def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    ordered, index = probabilities.sort(-1, descending=True)
-    outside = ordered.cumsum(-1) - ordered >= top_p
-    return probabilities.scatter(-1, index, ordered.masked_fill(outside, 0.0))
+def _full_attention(config: Any) -> bool:
+    """Whether every layer attends to all earlier tokens: what `SlotStream` can keep."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    if kinds is None:
+        return getattr(text, "sliding_window", None) is None and text.model_type in _FULL_ATTENTION
+    return set(kinds) == {"full_attention"}

@@ -187,6 +187,14 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         """Return what the agent sees after an answer that did not end the episode; must not give the answer away."""
         return "That is not right. Try again."
 
+    def anchor(self) -> str:
+        """Return what names the state of the episode: turns of a task with equal anchors start from the same state.
+
+        Step-level credit compares such turns (GiGPO). The last observation unless overridden.
+        """
+        assert self.task is not None
+        return self._observations[-1] if self._observations else self.task.prompt
+
     def random_action(self, rng: random.Random) -> str:
         """Draw a turn as someone would play who does not think: the chance rate is that of such episodes."""
         assert self.task is not None

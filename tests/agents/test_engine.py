@@ -6,7 +6,8 @@ import torch
 from palestra.agents.codec import ChatCodec
 from palestra.agents.engine import SamplingParams
 from palestra.agents.models import LoadedModel, load_model
-from palestra.agents.transformers_engine import TransformersEngine, sample_tokens
+from palestra.agents.sampling import sample_tokens
+from palestra.agents.transformers_engine import TransformersEngine
 
 
 @pytest.fixture(scope="module")

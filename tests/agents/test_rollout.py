@@ -1,5 +1,8 @@
 """The rollout loop, with an engine that follows a script: no model."""
 
+import math
+import random
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -7,9 +10,9 @@ from typing import Any
 import pytest
 
 from palestra.agents.codec import ChatCodec
-from palestra.agents.engine import Completion, SamplingParams
+from palestra.agents.engine import BatchStream, Completion, SamplingParams
 from palestra.agents.rollout import Episode, replay, rollout
-from palestra.envs import format_tool_call, make
+from palestra.envs import Demonstration, Reward, Task, format_tool_call, make, register
 from palestra.envs.core import TextEnv
 from palestra.envs.errors import PalestraError
 from palestra.rl.organisms.tokenizer import character_tokenizer
@@ -32,6 +35,9 @@ class OracleEngine:
             for turn in t.turns:
                 at = len(t.prompt_ids) + turn.start
                 self.turns[tuple(ids[:at])] = ids[at : len(t.prompt_ids) + turn.end]
+
+    def open(self, params: SamplingParams, most: int) -> BatchStream:
+        return BatchStream(self.generate, params, most)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
@@ -201,3 +207,119 @@ def test_calls_are_read_from_what_was_written() -> None:
     t = replay(env, CODEC, 0, [format_tool_call("calculator", {"expression": "1+1"}), "<answer>2</answer>", "unused"])
     assert [m["role"] for m in t.messages] == ["user", "assistant", "tool", "assistant"]
     assert t.messages[2]["content"] == "2"
+
+
+@register("test/Hostile-v0", variants={"train": {}, "test": {}})
+class Hostile(TextEnv):
+    """Breaks in the way that the task's index says."""
+
+    max_turns = 3
+
+    def sample(self, rng: random.Random) -> Task:
+        return Task(prompt="?", answer="a", key=str(rng.random()))
+
+    def grade(self, task: Task, answer: str) -> Reward:
+        return Reward(1.0)
+
+    def solve(self, task: Task) -> Demonstration:
+        return Demonstration(("<answer>a</answer>",))
+
+    def reset(self, **arguments: Any) -> Any:
+        started = super().reset(**arguments)
+        if self.task_id is not None and self.task_id.index == 5:
+            raise RuntimeError("no reset")
+        return started
+
+    def step(self, action: str) -> Any:
+        assert self.task_id is not None
+        match self.task_id.index:
+            case 1:
+                raise ZeroDivisionError("in the author's code")
+            case 2:
+                time.sleep(3)
+            case 3:
+                return "garbage"
+            case 4:
+                observation, _, *rest, info = super().step(action)
+                info["reward"]["outcome"] = 7.0
+                return observation, 7.0, *rest, info
+            case 6:
+                observation, *rest, info = super().step(action)
+                info["reward"]["process"] = {"x": math.nan}
+                return observation, *rest, info
+        return super().step(action)
+
+
+class AlwaysAnswers:
+    """Says the same in every turn."""
+
+    def open(self, params: SamplingParams, most: int) -> BatchStream:
+        ids = CODEC.encode_turn("<answer>a</answer>")
+        return BatchStream(lambda prompts, *_: [Completion(ids, [0.0] * len(ids), "eos") for _ in prompts], params, most)
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize("concurrency", [1, 3, 32])
+def test_an_environment_that_breaks_costs_its_own_episode_only(blocking: bool, concurrency: int) -> None:
+    def make_env() -> TextEnv:
+        env = make("test/Hostile-v0")
+        env.blocking = blocking
+        return env
+
+    episodes = [Episode(i % 8, i) for i in range(24)]
+    done = list(
+        rollout(
+            make_env,
+            episodes,
+            AlwaysAnswers(),
+            CODEC,
+            SamplingParams(50),
+            concurrency=concurrency,
+            step_limit_s=0.3,
+        )
+    )
+    assert {e for e, _ in done} == set(episodes)
+    assert len(done) == 24
+    reasons = {e.index: t.error for e, t in done}
+    for e, t in done:
+        broken = e.index in range(1, 7)
+        assert (t.stop, t.outcome) == (("error", 0.0) if broken else ("answer", 1.0))
+    assert reasons[1] == "ZeroDivisionError: in the author's code"
+    assert reasons[2] == "StepTimeoutError: a step took longer than 0.3 s"
+    assert "unpack" in (reasons[3] or "")
+    assert "outcome 7.0" in (reasons[4] or "")
+    assert reasons[5] == "RuntimeError: no reset"
+    assert "nan" in (reasons[6] or "")
+
+
+def test_what_waits_for_an_environment_does_not_hold_up_the_others() -> None:
+    started = time.perf_counter()
+
+    class Slow(Hostile):
+        def step(self, action: str) -> Any:
+            time.sleep(0.5)
+            return TextEnv.step(self, action)
+
+    def make_env() -> TextEnv:
+        env = Slow("train")
+        env.blocking = True
+        return env
+
+    done = list(rollout(make_env, [Episode(8, i) for i in range(4)], AlwaysAnswers(), CODEC, SamplingParams(50)))
+    assert len(done) == 4
+    assert time.perf_counter() - started < 1.5
+
+
+def test_a_prefix_is_played_before_the_model_takes_over() -> None:
+    env_id, variant = "palestra/StringCompose-v0", "test-tool"
+    engine = OracleEngine(env_id, variant, [0])
+    ((_, whole),) = rollout(lambda: make(env_id, variant), [Episode(0, 0)], engine, CODEC, SamplingParams(200))
+    first = whole.turns[0]
+    prefix = (tuple(whole.completion_ids[first.start : first.end]),)
+    engine = OracleEngine(env_id, variant, [0])
+    ((_, rest),) = rollout(lambda: make(env_id, variant), [Episode(0, 0, prefix)], engine, CODEC, SamplingParams(200))
+    assert rest.completion_ids == whole.completion_ids
+    assert rest.messages == whole.messages
+    assert [t.state for t in rest.turns] == [t.state for t in whole.turns]
+    assert rest.outcome == 1.0
+    assert len(engine.seeds) == len(whole.turns) - 1

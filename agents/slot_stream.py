@@ -1,0 +1,171 @@
+"""Sampling turns of many sequences with one model: the rows at work stay together, the others keep their cache.
+
+Rows are in three consecutive parts: those whose turn is being sampled, those that wait for their environment, and
+free ones. A row moves between the parts by changing places with the one at the border.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from palestra.agents.engine import Completion, SamplingParams
+from palestra.agents.sampling import sample_tokens
+from palestra.agents.slots import SlotCache
+
+_JOIN_AT = 8
+"""New tokens are read once their rows are at least one in so many of those at work: a forward pass has a price."""
+
+
+@dataclass(slots=True)
+class _Row:
+    key: int
+    new: list[int]
+    """Tokens that were not read yet."""
+    random: random.Random
+    done: Completion = field(default_factory=lambda: Completion([], [], "length"))
+
+
+class SlotStream:
+    """A stream over a transformers causal language model with full attention.
+
+    Args:
+        model: The model, in evaluation mode while a step runs; its mode is restored.
+        stop_ids: Ids that end a turn.
+        params: Shared by all turns.
+        most: Sequences that are held at once.
+        budget: Bytes that the cache may take; fewer sequences are taken where it would be passed.
+    """
+
+    def __init__(self, model: Any, stop_ids: torch.Tensor, params: SamplingParams, most: int, budget: int) -> None:
+        self._model, self._stop, self._params = model, stop_ids, params
+        config = model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        size = next(model.parameters()).element_size()
+        self._column_bytes = 2 * config.num_hidden_layers * heads * width * size
+        self._most, self._budget = most, budget
+        self._cache = SlotCache(config.num_hidden_layers, most, 0, model.device)
+        self._rows: list[_Row] = []  # at work, then waiting
+        self._at_work = 0
+        self._place: dict[int, int] = {}
+        self._arriving: list[int] = []
+
+    def room(self) -> int:
+        """Return how many more sequences may be submitted."""
+        free = self._most - len(self._rows)
+        longest = max((len(row.new) for row in self._rows), default=0) + self._params.max_tokens
+        columns = max(self._cache.mask.shape[1], self._cache.column + longest)
+        return max(int(not self._rows), min(free, self._budget // (columns * self._column_bytes) - len(self._rows)))
+
+    def submit(self, key: int, ids: Sequence[int], seed: int) -> None:
+        """Begin a sequence."""
+        self._place[key] = len(self._rows)
+        self._cache.clear(len(self._rows))
+        self._rows.append(_Row(key, list(ids), random.Random(seed)))
+        self._arriving.append(key)
+
+    def extend(self, key: int, ids: Sequence[int], seed: int) -> None:
+        """Add tokens to a sequence; the last one that was sampled is still to be read as well."""
+        row = self._rows[self._place[key]]
+        row.new = [row.done.ids[-1], *ids]
+        row.random, row.done = random.Random(seed), Completion([], [], "length")
+        self._arriving.append(key)
+
+    def drop(self, key: int) -> None:
+        """Forget a sequence."""
+        place = self._place[key]
+        if place < self._at_work:
+            self._at_work -= 1
+            place = self._move(place, self._at_work)
+        self._move(place, len(self._rows) - 1)
+        self._rows.pop()
+        del self._place[key]
+        if key in self._arriving:
+            self._arriving.remove(key)
+
+    def step(self) -> list[tuple[int, Completion]]:
+        """Read the new tokens, or sample one more token of every turn; returns the turns that ended."""
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            with torch.inference_mode():
+                if self._arriving and len(self._arriving) * _JOIN_AT >= self._at_work:
+                    return self._join()
+                return self._decode() if self._at_work else []
+        finally:
+            self._model.train(was_training)
+
+    def close(self) -> None:
+        """Forget all sequences and the cache."""
+        self._rows, self._place, self._arriving, self._at_work = [], {}, [], 0
+        self._cache = SlotCache(0, 0, 0, self._model.device)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _join(self) -> list[tuple[int, Completion]]:
+        """Read the new tokens of all that arrived, and sample the first token of their turns."""
+        first = self._at_work
+        for place, key in enumerate(self._arriving, first):
+            self._move(self._place[key], place)
+        arrived, self._arriving = len(self._arriving), []
+        self._at_work += arrived
+        rows = self._rows[first : self._at_work]
+        width = max(len(row.new) for row in rows)
+        new = torch.zeros(arrived, width, dtype=torch.long)
+        for place, row in enumerate(rows):
+            new[place, width - len(row.new) :] = 1
+        padded = [[0] * (width - len(row.new)) + row.new for row in rows]
+        return self._forward(slice(first, self._at_work), torch.tensor(padded), new)
+
+    def _decode(self) -> list[tuple[int, Completion]]:
+        """Sample one more token of every turn at work."""
+        ids = torch.tensor([[row.done.ids[-1]] for row in self._rows[: self._at_work]])
+        return self._forward(slice(0, self._at_work), ids, torch.ones_like(ids))
+
+    def _forward(self, rows: slice, ids: torch.Tensor, new: torch.Tensor) -> list[tuple[int, Completion]]:
+        device = self._model.device
+        attention, positions = self._cache.attend(rows, new.to(device))
+        logits = self._model(
+            input_ids=ids.to(device),
+            attention_mask=attention,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        self._cache.advance(ids.shape[1])
+        working = self._rows[rows]
+        draws = torch.tensor([row.random.random() for row in working], dtype=torch.float64)
+        chosen, logprobs = sample_tokens(logits, self._params, draws.to(device))
+        ended = torch.isin(chosen, self._stop).tolist()
+        finished = []
+        for row, token, logprob, stop in zip(working, chosen.tolist(), logprobs.tolist(), ended, strict=True):
+            row.done.ids.append(token)
+            row.done.logprobs.append(logprob)
+            if stop:
+                row.done.stop = "eos"
+            if stop or len(row.done.ids) >= self._params.max_tokens:
+                finished.append((row.key, row.done))
+        for key, _ in finished:
+            self._at_work -= 1
+            self._move(self._place[key], self._at_work)
+        return finished
+
+    def _move(self, place: int, other: int) -> int:
+        """Exchange two rows; returns the second place."""
+        if place != other:
+            self._cache.swap(place, other)
+            rows = self._rows
+            rows[place], rows[other] = rows[other], rows[place]
+            self._place[rows[place].key], self._place[rows[other].key] = place, other
+        return other

@@ -1,0 +1,148 @@
+"""A key-value cache whose rows come and go: what a sequence has been read up to is never read again.
+
+Every forward pass works on consecutive rows and writes new columns behind all that were written before, for all
+rows alike; a mask says which columns are a row's own. So rows of any length share one batch without copies, a turn
+that goes on after an observation costs only the observation, and a row that ends makes room for another one.
+Columns that no row uses are squeezed out when they become too many.
+"""
+
+from typing import Any
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+_SPARE_COLUMNS = 64
+
+
+class _Layer(CacheLayerMixin):
+    """Keys and values of one layer: `(rows, heads, columns, width)`."""
+
+    is_sliding = False
+
+    def __init__(self, slots: "SlotCache") -> None:
+        super().__init__()
+        self._slots = slots
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Allocate, once the shapes are known."""
+        rows, columns = self._slots.mask.shape
+        self.keys = key_states.new_zeros(rows, key_states.shape[1], columns, key_states.shape[3])
+        self.values = value_states.new_zeros(rows, value_states.shape[1], columns, value_states.shape[3])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new columns of the rows at work; returns all columns of those rows."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        rows, column = self._slots.rows, self._slots.column
+        end = column + key_states.shape[2]
+        self.keys[rows, :, column:end] = key_states
+        self.values[rows, :, column:end] = value_states
+        return self.keys[rows, :, :end], self.values[rows, :, :end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Columns, and where they begin."""
+        return self._slots.column + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Columns that were written before."""
+        return self._slots.column
+
+    def get_max_length(self) -> int:
+        """No bound: columns are added as they are needed."""
+        return -1
+
+
+class SlotCache(Cache):
+    """The cache, for one forward pass at a time.
+
+    Args:
+        layers: Layers of the model.
+        rows: Sequences that it holds at most.
+        columns: Columns to begin with.
+        device: Where it is.
+    """
+
+    def __init__(self, layers: int, rows: int, columns: int, device: torch.device) -> None:
+        self.mask = torch.zeros(rows, columns, dtype=torch.long, device=device)
+        """`(rows, columns)`: 1 where a column holds a token of the row."""
+        self.column = 0
+        """First column that is not written yet."""
+        self.rows = slice(0, 0)
+        """The rows at work."""
+        super().__init__(layers=[_Layer(self) for _ in range(layers)])
+
+    @torch.inference_mode()
+    def attend(self, rows: slice, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prepare a forward pass of some rows over new columns.
+
+        Args:
+            rows: Which.
+            new: `(rows, new columns)`, 1 where there is a token.
+
+        Returns:
+            The attention mask `(rows, all columns)` and the positions `(rows, new columns)`.
+        """
+        width = new.shape[1]
+        self._make_room(width)
+        end = self.column + width
+        self.rows = rows
+        before = self.mask[rows, : self.column].sum(1, keepdim=True)
+        self.mask[rows, self.column : end] = new
+        return self.mask[rows, :end], (before + new.cumsum(1) - 1).clamp(min=0)
+
+    def advance(self, width: int) -> None:
+        """End a forward pass that wrote so many columns."""
+        self.column += width
+
+    @torch.inference_mode()
+    def clear(self, row: int) -> None:
+        """Forget what a row holds."""
+        self.mask[row] = 0
+
+    @torch.inference_mode()
+    def swap(self, one: int, other: int) -> None:
+        """Exchange two rows."""
+        if one == other:
+            return
+        pair, reverse = [one, other], [other, one]
+        self.mask[pair] = self.mask[reverse]
+        for layer in self.layers:
+            if layer.is_initialized:
+                for held in (layer.keys, layer.values):
+                    held[pair, :, : self.column] = held[reverse, :, : self.column]
+
+    def _make_room(self, width: int) -> None:
+        if self.column + width <= self.mask.shape[1]:
+            return
+        used = int(self.mask.sum(1).max())
+        if 2 * (used + width) <= self.mask.shape[1]:
+            self._squeeze(used)
+        else:
+            self._grow(2 * (used + width) + _SPARE_COLUMNS)
+
+    def _squeeze(self, used: int) -> None:
+        """Move the tokens of every row to its first columns, in their order."""
+        order = torch.argsort(1 - self.mask[:, : self.column], dim=1, stable=True)[:, :used]
+        self.mask[:, :used] = self.mask[:, : self.column].gather(1, order)
+        self.mask[:, used:] = 0
+        for layer in self.layers:
+            if layer.is_initialized:
+                for held in (layer.keys, layer.values):
+                    index = order[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3])
+                    held[:, :, :used] = held.gather(2, index)
+        self.column = used
+
+    def _grow(self, columns: int) -> None:
+        self.mask = torch.nn.functional.pad(self.mask, (0, columns - self.mask.shape[1]))
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys, layer.values = (
+                    torch.nn.functional.pad(held, (0, 0, 0, columns - held.shape[2]))
+                    for held in (layer.keys, layer.values)
+                )

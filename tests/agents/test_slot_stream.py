@@ -1,0 +1,130 @@
+"""The stream that keeps what was read: the same samples as reading everything anew, whatever comes and goes."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from palestra.agents.codec import ChatCodec
+from palestra.agents.engine import BatchStream, Completion, SamplingParams, Stream
+from palestra.agents.models import LoadedModel, load_model
+from palestra.agents.slot_stream import SlotStream
+from palestra.agents.transformers_engine import TransformersEngine
+
+PARAMS = SamplingParams(max_tokens=9)
+
+
+@pytest.fixture(scope="module")
+def loaded(organism: Path) -> LoadedModel:
+    return load_model(str(organism))
+
+
+def engine_of(loaded: LoadedModel, **settings: int) -> TransformersEngine:
+    codec = ChatCodec(loaded.tokenizer)
+    return TransformersEngine(loaded.model, codec.stop_ids, codec.pad_id, **settings)
+
+
+def converse(stream: Stream, seeds: list[int], turns: int, most: int) -> dict[int, list[list[int] | Completion]]:
+    """Hold conversations with random observations; the tokens of each, in pieces."""
+    waiting, said = list(seeds), {}
+    left: dict[int, int] = {}
+    held: set[int] = set()
+    while waiting or held:
+        while waiting and stream.room() and len(held) < most:
+            seed = waiting.pop(0)
+            prompt = [random.Random(f"p{seed}").randrange(20, 60) for _ in range(3 + seed % 9)]
+            said[seed], left[seed] = [prompt], turns - 1 - seed % 2
+            stream.submit(seed, prompt, seed)
+            held.add(seed)
+        for key, completion in stream.step():
+            said[key].append(completion)
+            if left[key] == 0:
+                stream.drop(key)
+                held.remove(key)
+                continue
+            left[key] -= 1
+            observation = [random.Random(f"o{key}|{left[key]}").randrange(20, 60) for _ in range(1 + key % 5)]
+            said[key].append(observation)
+            stream.extend(key, observation, key * 100 + left[key])
+    return said
+
+
+def flat(said: dict[int, list[list[int] | Completion]]) -> dict[int, list[int]]:
+    return {
+        key: [i for piece in pieces for i in (piece.ids if isinstance(piece, Completion) else piece)]
+        for key, pieces in said.items()
+    }
+
+
+@pytest.mark.parametrize("most", [1, 3, 40])
+def test_the_same_samples_as_reading_everything_anew(loaded: LoadedModel, most: int) -> None:
+    engine = engine_of(loaded)
+    with engine.open(PARAMS, most) as kept, BatchStream(engine.generate, PARAMS, 40) as anew:
+        assert isinstance(kept, SlotStream)
+        assert flat(converse(kept, list(range(24)), 4, most)) == flat(converse(anew, list(range(24)), 4, 40))
+
+
+def test_logprobs_are_those_of_a_full_forward_pass(loaded: LoadedModel) -> None:
+    with engine_of(loaded).open(PARAMS, 5) as stream:
+        said = converse(stream, list(range(12)), 4, 5)
+    for key, ids in flat(said).items():
+        with torch.inference_mode():
+            logprobs = loaded.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        at = 0
+        for piece in said[key]:
+            if isinstance(piece, Completion):
+                where = torch.arange(at, at + len(piece.ids))
+                expected = logprobs[where - 1, torch.tensor(piece.ids)]
+                assert torch.allclose(torch.tensor(piece.logprobs), expected, atol=2e-5)
+                at += len(piece.ids)
+            else:
+                at += len(piece)
+
+
+def test_columns_are_squeezed_out_and_do_not_pile_up(loaded: LoadedModel) -> None:
+    with engine_of(loaded).open(PARAMS, 4) as stream:
+        converse(stream, list(range(60)), 4, 4)
+        longest = 4 * (PARAMS.max_tokens + 12)
+        assert stream._cache.mask.shape[1] <= 4 * longest  # type: ignore[attr-defined]
+
+
+def test_a_small_budget_admits_few_sequences_but_always_one(loaded: LoadedModel) -> None:
+    with engine_of(loaded, cache_bytes=1).open(PARAMS, 8) as stream:
+        assert stream.room() == 1
+        assert len(converse(stream, [1, 2, 3], 2, 8)) == 3
+    with engine_of(loaded).open(PARAMS, 8) as stream:
+        assert stream.room() == 8
+
+
+def test_a_turn_may_be_dropped_while_it_is_sampled(loaded: LoadedModel) -> None:
+    engine = engine_of(loaded)
+    with engine.open(PARAMS, 4) as stream:
+        for key in range(4):
+            stream.submit(key, [30 + key, 31, 32], key)
+        stream.step()
+        stream.drop(0)
+        done: dict[int, Completion] = {}
+        while len(done) < 3:
+            done |= dict(stream.step())
+    expected = engine.generate([[30 + key, 31, 32] for key in (1, 2, 3)], PARAMS, [1, 2, 3])
+    assert [done[key].ids for key in (1, 2, 3)] == [c.ids for c in expected]
+
+
+def test_banned_tokens_are_never_sampled(loaded: LoadedModel) -> None:
+    engine = engine_of(loaded)
+    prompts, seeds = [[30, 31, 32]] * 20, list(range(20))
+    free = {i for c in engine.generate(prompts, PARAMS, seeds) for i in c.ids}
+    banned = tuple(sorted(free))[:5]
+    rest = {i for c in engine.generate(prompts, SamplingParams(9, banned=banned), seeds) for i in c.ids}
+    assert rest
+    assert not rest & set(banned)
+
+
+def test_training_mode_is_restored(loaded: LoadedModel) -> None:
+    loaded.model.train()
+    with engine_of(loaded).open(PARAMS, 2) as stream:
+        stream.submit(0, [30, 31], 0)
+        stream.step()
+    assert loaded.model.training
+    loaded.model.eval()
