@@ -33,7 +33,7 @@ class SlotStream:
     """A stream over a transformers causal language model with full attention.
 
     Args:
-        model: The model, in evaluation mode while a step runs; its mode is restored.
+        model: The model, in evaluation mode until the stream is closed.
         stop_ids: Ids that end a turn.
         params: Shared by all turns.
         most: Sequences that are held at once.
@@ -42,6 +42,8 @@ class SlotStream:
 
     def __init__(self, model: Any, stop_ids: torch.Tensor, params: SamplingParams, most: int, budget: int) -> None:
         self._model, self._stop, self._params = model, stop_ids, params
+        self._was_training = model.training
+        model.eval()
         config = model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -77,30 +79,26 @@ class SlotStream:
 
     def drop(self, key: int) -> None:
         """Forget a sequence."""
-        place = self._place[key]
+        place = self._place.pop(key)
         if place < self._at_work:
             self._at_work -= 1
-            place = self._move(place, self._at_work)
-        self._move(place, len(self._rows) - 1)
+            self._fill(place, self._at_work)
+            place = self._at_work
+        self._fill(place, len(self._rows) - 1)
         self._rows.pop()
-        del self._place[key]
         if key in self._arriving:
             self._arriving.remove(key)
 
     def step(self) -> list[tuple[int, Completion]]:
         """Read the new tokens, or sample one more token of every turn; returns the turns that ended."""
-        was_training = self._model.training
-        self._model.eval()
-        try:
-            with torch.inference_mode():
-                if self._arriving and len(self._arriving) * _JOIN_AT >= self._at_work:
-                    return self._join()
-                return self._decode() if self._at_work else []
-        finally:
-            self._model.train(was_training)
+        with torch.inference_mode():
+            if self._arriving and len(self._arriving) * _JOIN_AT >= self._at_work:
+                return self._join()
+            return self._decode() if self._at_work else []
 
     def close(self) -> None:
-        """Forget all sequences and the cache."""
+        """Forget all sequences and the cache, and put the model back into its mode."""
+        self._model.train(self._was_training)
         self._rows, self._place, self._arriving, self._at_work = [], {}, [], 0
         self._cache = SlotCache(0, 0, 0, self._model.device)
 
@@ -161,11 +159,17 @@ class SlotStream:
             self._move(self._place[key], self._at_work)
         return finished
 
-    def _move(self, place: int, other: int) -> int:
-        """Exchange two rows; returns the second place."""
+    def _move(self, place: int, other: int) -> None:
+        """Exchange two rows."""
         if place != other:
             self._cache.swap(place, other)
             rows = self._rows
             rows[place], rows[other] = rows[other], rows[place]
             self._place[rows[place].key], self._place[rows[other].key] = place, other
-        return other
+
+    def _fill(self, place: int, other: int) -> None:
+        """Put another row into the place of one that is not needed any more."""
+        if place != other:
+            self._cache.copy(other, place)
+            self._rows[place] = self._rows[other]
+            self._place[self._rows[place].key] = place

@@ -71,6 +71,8 @@ class SlotCache(Cache):
     def __init__(self, layers: int, rows: int, columns: int, device: torch.device) -> None:
         self.mask = torch.zeros(rows, columns, dtype=torch.long, device=device)
         """`(rows, columns)`: 1 where a column holds a token of the row."""
+        self.length = torch.zeros(rows, 1, dtype=torch.long, device=device)
+        """`(rows, 1)`: tokens of each row."""
         self.column = 0
         """First column that is not written yet."""
         self.rows = slice(0, 0)
@@ -92,9 +94,10 @@ class SlotCache(Cache):
         self._make_room(width)
         end = self.column + width
         self.rows = rows
-        before = self.mask[rows, : self.column].sum(1, keepdim=True)
         self.mask[rows, self.column : end] = new
-        return self.mask[rows, :end], (before + new.cumsum(1) - 1).clamp(min=0)
+        place = self.length[rows] + new.cumsum(1)
+        self.length[rows] = place[:, -1:]
+        return self.mask[rows, :end], (place - 1).clamp(min=0)
 
     def advance(self, width: int) -> None:
         """End a forward pass that wrote so many columns."""
@@ -104,23 +107,33 @@ class SlotCache(Cache):
     def clear(self, row: int) -> None:
         """Forget what a row holds."""
         self.mask[row] = 0
+        self.length[row] = 0
+
+    @torch.inference_mode()
+    def copy(self, row: int, to: int) -> None:
+        """Put what a row holds into another one, whose own tokens are lost."""
+        for held in self._held():
+            held[to, ..., : self.column, :] = held[row, ..., : self.column, :]
+        self.length[to] = self.length[row]
 
     @torch.inference_mode()
     def swap(self, one: int, other: int) -> None:
         """Exchange two rows."""
-        if one == other:
-            return
-        pair, reverse = [one, other], [other, one]
-        self.mask[pair] = self.mask[reverse]
-        for layer in self.layers:
-            if layer.is_initialized:
-                for held in (layer.keys, layer.values):
-                    held[pair, :, : self.column] = held[reverse, :, : self.column]
+        for held in self._held():
+            kept = held[one, ..., : self.column, :].clone()
+            held[one, ..., : self.column, :] = held[other, ..., : self.column, :]
+            held[other, ..., : self.column, :] = kept
+        self.length[[one, other]] = self.length[[other, one]]
+
+    def _held(self) -> list[torch.Tensor]:
+        """All that has a row for each sequence and a column for each token, columns last but one."""
+        tensors = [held for layer in self.layers if layer.is_initialized for held in (layer.keys, layer.values)]
+        return [self.mask[..., None], *tensors]
 
     def _make_room(self, width: int) -> None:
         if self.column + width <= self.mask.shape[1]:
             return
-        used = int(self.mask.sum(1).max())
+        used = int(self.length.max())
         if 2 * (used + width) <= self.mask.shape[1]:
             self._squeeze(used)
         else:
@@ -131,11 +144,9 @@ class SlotCache(Cache):
         order = torch.argsort(1 - self.mask[:, : self.column], dim=1, stable=True)[:, :used]
         self.mask[:, :used] = self.mask[:, : self.column].gather(1, order)
         self.mask[:, used:] = 0
-        for layer in self.layers:
-            if layer.is_initialized:
-                for held in (layer.keys, layer.values):
-                    index = order[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3])
-                    held[:, :, :used] = held.gather(2, index)
+        for held in self._held()[1:]:
+            index = order[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3])
+            held[:, :, :used] = held.gather(2, index)
         self.column = used
 
     def _grow(self, columns: int) -> None:
