@@ -17,8 +17,8 @@ from palestra.envs.registry import make
 
 _Item = TypeVar("_Item")
 
-STEP_S, BLOCKING_STEP_S, RESET_S = 5.0, 60.0, 60.0
-"""Seconds that a step, a step of a blocking environment, and everything else of an environment may take."""
+BLOCKING_STEP_S = RESET_S = 60.0
+"""Seconds that a step of a blocking environment, and everything else of an environment, may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class Settings:
     """Tasks that are played again, in this and in another process."""
     budget_s: float = 30.0
     """Seconds after which the episodes of one check on one variant are cut short (fuzzing is not)."""
+    step_s: float = 5.0
+    """Seconds that a step may take, unless the environment declares that it blocks."""
     sandbox: str = "local"
     """Where tools run code."""
 
@@ -101,7 +103,7 @@ class Subject:
         self.tell: Callable[[str], None] = lambda doing: None
         """Reports what is being done."""
         self.env = self.make()
-        self._step_s = BLOCKING_STEP_S if self.env.blocking else STEP_S
+        self._step_s = BLOCKING_STEP_S if self.env.blocking else settings.step_s
 
     @property
     def allowed_chance(self) -> float:

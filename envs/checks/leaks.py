@@ -42,21 +42,20 @@ def answers_do_not_leak(subject: Subject) -> Iterator[Problem]:
     for place, opening in _openings(env).items():
         hits: dict[str, int] = {}
         played: dict[str, int] = {}
-        example = ""
+        examples: dict[str, str] = {}
         for index in subject.within_budget(tasks, f"copies from {place}"):
             for copier, copy in copies(_text(subject, env, index, opening)).items():
                 played[copier] = played.get(copier, 0) + 1
                 if _is_paid(subject, env, index, opening, copy):
                     hits[copier] = hits.get(copier, 0) + 1
-                    example = example or f"{shorten(copy)} on task {index}"
-        for copier, count in hits.items():
-            if wilson(count, played[copier])[0] > subject.allowed_chance:
-                yield Problem(
-                    "leak",
-                    f"copying {copier} of {place} solves {count} of {played[copier]} tasks (for example {example}); "
-                    "take the answer out of there, or make the task ask for more than a copy.",
-                )
-                break
+                    examples.setdefault(copier, f"{shorten(copy)} on task {index}")
+        best = max(hits, key=lambda copier: wilson(hits[copier], played[copier]), default="")
+        if best and wilson(hits[best], played[best])[0] > subject.allowed_chance:
+            yield Problem(
+                "leak",
+                f"copying {best} of {place} solves {hits[best]} of {played[best]} tasks (for example "
+                f"{examples[best]}); take the answer out of there, or make the task ask for more than a copy.",
+            )
 
 
 def _openings(env: TextEnv) -> dict[str, str | None]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from palestra.envs.answers import MAX_ANSWER
 from palestra.envs.checks.base import Problem, Subject, judged_by_text, shorten, wilson
 from palestra.envs.checks.episodes import advance, begin
+from palestra.envs.checks.regrade import same_answer
 from palestra.envs.core import Task, TextEnv
 
 INJECTIONS = (
@@ -80,6 +81,19 @@ def _embedded(case: Case) -> list[str]:
     return [_tag(f"zq{case.answer}qz"), _tag(f"not {case.answer}"), _tag(f"zq zq {case.answer} zq zq")]
 
 
+def _nearly(case: Case) -> list[str]:
+    answer, middle = case.answer, len(case.answer) // 2
+    near = (
+        answer[:-1],
+        answer[1:],
+        answer[:middle] + answer[middle + 1 :],
+        answer + answer[-1:],
+        answer[:middle],
+        answer[::-1],
+    )
+    return [_tag(text) for text in near if not same_answer(answer, text)]
+
+
 def _misplaced(case: Case) -> list[str]:
     answer = case.answer
     if not answer.strip():
@@ -107,6 +121,7 @@ ANYWHERE: dict[str, Probe] = {
 BY_TEXT: dict[str, Probe] = {
     "every candidate at once": _candidates,
     "the right answer inside another one": _embedded,
+    "an answer that is nearly right": _nearly,
     "the right answer in the wrong place": _misplaced,
 }
 """Probes for environments where nothing but the final answer decides."""

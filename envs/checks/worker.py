@@ -34,7 +34,6 @@ def main() -> None:
         for line in jobs:
             job = json.loads(line)
             result = _do(job, limits, lambda doing: _send(replies, {"doing": doing}))
-            limits.idle()
             _send(replies, {"result": result})
 
 

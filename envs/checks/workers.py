@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -82,8 +83,8 @@ class Worker:
         log = self._log.read()
         self._log.seek(0)
         self._log.truncate()
-        if "Timeout (" in log:
-            frame = _FRAME.search(log, log.rindex("Timeout ("))
+        if process.returncode == -signal.SIGPROF:  # of `TimeLimits`
+            frame = _FRAME.search(log, max(0, log.rfind("(most recent call first)")))
             where = f" in {frame[3]} ({frame[1]}:{frame[2]})" if frame else ""
             return f"a call does not return and cannot be interrupted{where}; bound the work that a turn can ask for."
         last = " ".join(log.strip().splitlines()[-1:])[-_SHOWN:]
