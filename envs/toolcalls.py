@@ -39,7 +39,7 @@ def parse_tool_calls(text: str, tools: Toolbox = None) -> list[ToolCall]:
     """
     if "<" in text and (found := _tagged(text, tools)):
         return [f.call for f in found]
-    if "```" in text and (found := list(fenced.read_all(_said(text), tools))):
+    if "```" in text and (found := _fenced(_said(text), tools)):
         return [f.call for f in found]
     return llama.read_turn(_said(text), tools) if "{" in text else []
 
@@ -82,6 +82,13 @@ def _tagged(text: str, tools: Toolbox) -> list[Found]:
             calls, at = hermes.read(text, at)
             found += [Found(start, at, call) for call in calls]
     return found
+
+
+def _fenced(text: str, tools: Toolbox) -> list[Found]:
+    """A block between answer tags is an answer and no call, even where code is asked for and `python` is a tool."""
+    end = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, max(end, 0))
+    return [f for f in fenced.read_all(text, tools) if start < 0 or not start < f.start < end]
 
 
 def _said(text: str) -> str:

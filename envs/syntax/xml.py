@@ -18,7 +18,7 @@ OPENER = r"<(?:(tool|invoke|function)[ \t]{1,8}name=|(function)=)[\"']?([^\"'<>\
 _CLOSERS = "</(?:tool|invoke|function|tool_call|function_calls|tool_calls)>"
 _PARAMETER = re.compile(r"<parameter(?:=|[ \t]{1,8}name=)[\"']?([^\"'>\n]{1,100})[\"']?[ \t]{0,8}>")
 _VALUE_END = re.compile(rf"</parameter>|(?=<parameter[= ]|{_CLOSERS})|\Z")
-_AFTER_VALUES = re.compile(rf"{_CLOSERS}|\Z")
+_CLOSER = re.compile(_CLOSERS)
 _CHILD = re.compile(r"<([A-Za-z_][\w.-]{0,100})>")
 
 
@@ -65,8 +65,8 @@ def _read_parameters(text: str, at: int, name: str, tag: str, parameters: Mappin
             error = f"the parameter '{key}' has no end"
         arguments[key] = coerce(value, parameters.get(key, {}))
         at = skip_space(text, end.end())
-    if not _AFTER_VALUES.match(text, at):
-        error = error or "between the parameters of a call stands something else"
+    if not _CLOSER.match(text, at):
+        error = error or "the parameters are not followed by a closing tag"
     return ToolCall(name, {} if error else arguments, error), _past(text, at, tag)
 
 
