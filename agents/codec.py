@@ -19,6 +19,7 @@ class ChatCodec:
     """Renders prompts and seams with a tokenizer's chat template.
 
     Attributes:
+        syntax: In which the template writes tool calls (`tool_syntax`).
         stop_ids: Ids that end an assistant turn.
         pad_id: Id to pad batches with.
 
@@ -33,6 +34,7 @@ class ChatCodec:
                 "set one (tokenizer.chat_template) and save the tokenizer beside the model"
             )
         self.tokenizer = tokenizer
+        self.syntax = tool_syntax(tokenizer.chat_template)
         self._system_ok = self._keeps(_TURN, [{"role": "system", "content": _TURN}, {"role": "user", "content": "x"}])
         self._seams = {role: self._find_seam(role) for role in ("user", "tool")}
         self._no_system = NO_SYSTEM in tokenizer.chat_template
@@ -126,3 +128,13 @@ class ChatCodec:
     def _encode(self, text: str, *, literal: bool = False) -> list[int]:
         """Encode text; `literal` reads the names of special tokens as mere characters."""
         return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=literal))
+
+
+def tool_syntax(template: str) -> str:
+    """Return the syntax in which a chat template writes tool calls, hence its model: see `toolcalls.SYNTAXES`.
+
+    `hermes` also where a template writes none, or in a syntax that is not ours.
+    """
+    if "<function=" in template and "<parameter=" in template:
+        return "qwen-coder"
+    return "llama" if "<|start_header_id|>" in template and '"parameters": ' in template else "hermes"

@@ -22,7 +22,7 @@ class OraclePolicy:
     def act(self, env: TextEnv, observation: str) -> str:
         """Return the demonstration's turn at this point of the episode."""
         assert env.task is not None
-        return env.solve(env.task).turns[len(env.turns)]
+        return env.demonstrate(env.task).turns[len(env.turns)]
 
 
 class RandomPolicy:

@@ -5,19 +5,35 @@ No model is marked wrong for another model's format: `<answer>`, `\boxed{}`, a J
 """
 
 import json
+import re
 
+from palestra.envs.syntax.fenced import last_block
+
+_BRACE = re.compile("[{}]")
+_ARGUMENTS = re.compile(r"""["'](?:arguments|parameters)["']\s*:\s*\Z""")
+"""What stands before the arguments of a tool call, whose fields are no answers."""
 _FIELDS = ("answer", "final_answer", "output", "result")
 MAX_ANSWER = 10_000
 """Longer texts are no answer: graders may assume short input."""
 
 
-def extract_answer(text: str) -> str | None:
+def extract_answer(text: str, *, fenced: bool = False) -> str | None:
     r"""Return the final answer that `text` states, stripped, or None.
 
-    Tried in this order: the last `<answer>...</answer>`, the last `\boxed{...}` with balanced braces, the
-    last JSON object with an answer field. An answer longer than 10,000 characters is none.
+    Tried in this order: the last `<answer>...</answer>`, with `fenced` the last fenced block of code, the last
+    `\boxed{...}` with balanced braces, the last JSON object with an answer field. An answer longer than 10,000
+    characters is none.
     """
-    for extract in (_last_tag, _last_boxed, _last_json_field):
+    found = _last_tag(text) if "<" in text else None
+    if found is not None and len(found) <= MAX_ANSWER:
+        return found.strip()
+    if fenced and "```" in text:
+        found = last_block(text)
+        if found is not None and len(found) <= MAX_ANSWER:
+            return found.strip()
+    if "{" not in text:
+        return None
+    for extract in (_last_boxed, _last_json_field):
         found = extract(text)
         if found is not None and len(found) <= MAX_ANSWER:
             return found.strip()
@@ -37,12 +53,12 @@ def _last_boxed(text: str) -> str | None:
         return None
     depth = 0
     begin = start + len(r"\boxed{")
-    for position in range(begin, len(text)):
-        if text[position] == "{":
+    for brace in _BRACE.finditer(text, begin):
+        if brace[0] == "{":
             depth += 1
-        elif text[position] == "}":
-            if depth == 0:
-                return text[begin:position]
+        elif depth == 0:
+            return text[begin : brace.start()]
+        else:
             depth -= 1
     return None
 
@@ -57,7 +73,7 @@ def _last_json_field(text: str) -> str | None:
             value, _ = decoder.raw_decode(text, position)
         except (ValueError, RecursionError):
             value = None
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not _ARGUMENTS.search(text, max(0, position - 40), position):
             for field in _FIELDS:
                 if isinstance(value.get(field), str | int | float) and not isinstance(value[field], bool):
                     return str(value[field])

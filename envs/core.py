@@ -12,15 +12,15 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
 
 from palestra.envs.answers import MAX_ANSWER, extract_answer
 from palestra.envs.errors import UsageError, unknown_name
 from palestra.envs.spaces import Unicode
-from palestra.envs.toolcalls import ToolCall, format_tool_call, parse_tool_calls
+from palestra.envs.splits import Recent, hash64, split_cell
+from palestra.envs.toolcalls import ToolCall, format_tool_call, parse_tool_calls, rewrite_tool_calls
 from palestra.envs.tools.base import EpisodeState, Tool, ToolError
 
 MAX_TEXT = 1_000_000
@@ -28,6 +28,7 @@ MAX_TEXT = 1_000_000
 MAX_CALLS = 8
 """Tool calls that are run in one turn; the rest are answered with an error."""
 _MAX_DRAWS = 20_000
+_RECENT_TASKS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class TaskId:
 
     def seed(self, purpose: str = "task") -> int:
         """A 64-bit seed that depends on every part of the identity, never on neighbouring indices."""
-        return _hash64(f"{purpose}|{self.env}|{self.variant}|{self.index}")
+        return hash64(f"{purpose}|{self.env}|{self.variant}|{self.index}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Task:
     key: str
     """Canonical content: two tasks are the same problem exactly if their keys are equal."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever `grade`, `process` and `solve` need."""
+    """Whatever `grade`, `process` and `solve` need; never changed, since episodes share it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,7 @@ class Demonstration:
     turns: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """One assistant turn as the environment read it."""
 
     action: str
@@ -114,10 +114,20 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     """What the agent should do, in words; `system_prompt` adds the protocol."""
     process_terms: ClassVar[Mapping[str, ProcessTerm]] = {}
     """Every process term that `grade` and `process` may pay."""
+    answers_in_fences: bool = False
+    """Whether the last fenced block of code counts as the answer where no `<answer>` stands."""
+    syntax: str = "hermes"
+    """How prompt, demonstrations and examples write tool calls, one of `toolcalls.SYNTAXES`; all are understood."""
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
     env_id: ClassVar[str] = ""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    _recent: ClassVar[Recent[Task]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._recent = Recent(_RECENT_TASKS)
 
     def __init__(self, variant: str = "train", render_mode: str | None = None) -> None:
         if not self.env_id:
@@ -137,6 +147,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         self.task: Task | None = None
         self.turns: list[Turn] = []
         self._observations: list[str] = []
+        self._answers = 0
         self.world: Any = None
         self._over = True
         self._state = EpisodeState()
@@ -180,8 +191,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         if turn.answer is None:
             return None
         reward = self.grade(task, turn.answer)
-        answers = sum(earlier.answer is not None for earlier in self.turns)
-        return reward if reward.outcome == 1.0 or answers >= self.attempts else None
+        return reward if reward.outcome == 1.0 or self._answers >= self.attempts else None
 
     def feedback(self, task: Task, turn: Turn) -> str:
         """Return what the agent sees after an answer that did not end the episode; must not give the answer away."""
@@ -216,7 +226,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         low, high = self._cell
         for _ in range(_MAX_DRAWS):
             task = self.sample(rng)
-            if low <= _hash64(f"{self.env_id}|{task.key}") / 2**64 < high:
+            if low <= hash64(f"{self.env_id}|{task.key}") / 2**64 < high:
                 return task
         raise RuntimeError(
             f"{self.env_id}: no task of variant '{self.variant}' found in {_MAX_DRAWS} draws; "
@@ -259,11 +269,12 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         if index is None:
             index = int(self.np_random.integers(2**31))
         self.task_id = TaskId(self.env_id, self.variant, index)
-        self.task = self.task_at(index)
-        self.turns, self._observations = [], []
+        self._task_name = str(self.task_id)  # every step reports it
+        self.task = self._recent.get((self.variant, self._cell, index), lambda: self.task_at(index))
+        self.turns, self._observations, self._answers = [], [], 0
         self.world = self._state.world = self.begin(self.task)
         self._over = False
-        return self.task.prompt, {"task": str(self.task_id), "role": "user"}
+        return self.task.prompt, {"task": self._task_name, "role": "user"}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one assistant turn.
@@ -273,29 +284,32 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             `reward` (`outcome` and `process`), `role` of the observation (`tool` or `user`) and `kind` of
             the turn (`tool`, `answer` or `malformed`).
         """
-        if self._over or self.task is None:
+        task = self.task
+        if self._over or task is None:
             raise gymnasium.error.ResetNeeded("the episode is over; call reset() before step()")
         if not isinstance(action, str):
             raise gymnasium.error.InvalidAction(f"an action is a string, not {type(action).__name__}")
-        turn = self._play(action)
+        turn = self._read(action)
         self.turns.append(turn)
-        process = dict(self.process(self.task, self.turns))
+        kind = "answer" if turn.answer is not None else "tool" if turn.calls else "malformed"
+        self._answers += kind == "answer"
+        process = dict(self.process(task, self.turns))
+        reward = self.judge(task, turn)
         outcome = 0.0
-        reward = self.judge(self.task, turn)
         if reward is not None:
             outcome = reward.outcome
             for name, value in reward.process.items():
                 process[name] = process.get(name, 0.0) + value
-        self._check_reward(outcome, process)
+        if process or outcome not in (0.0, 1.0):
+            self._check_reward(outcome, process)
         terminated = reward is not None
         truncated = not terminated and len(self.turns) >= self.max_turns
-        observation = self._observe(turn, terminated)
+        observation = self._observe(task, turn, kind, terminated)
         self._observations.append(observation)
         if terminated or truncated:
             self.end_episode()
-        kind = "answer" if turn.answer is not None else "tool" if turn.calls else "malformed"
         info = {
-            "task": str(self.task_id),
+            "task": self._task_name,
             "role": "tool" if kind == "tool" else "user",
             "kind": kind,
             "reward": {"outcome": outcome, "process": process},
@@ -325,27 +339,42 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             parts.append("You may call a tool, one per turn, and will then see its result:")
             for tool in self.tools:
                 arguments = {k: f"<{v.get('description', k)}>" for k, v in tool.parameters.items()}
-                parts.append(f"- {tool.name}: {tool.description}\n  {format_tool_call(tool.name, arguments)}")
-        parts.append("Give your final answer as <answer>...</answer>.")
+                call = self.format_call(tool.name, arguments)
+                indent = "" if "\n" in call else "  "
+                parts.append(f"- {tool.name}: {tool.description}\n{indent}{call}")
+        fenced = ", or as one block of code after ```python" if self.answers_in_fences else ""
+        parts.append(f"Give your final answer as <answer>...</answer>{fenced}.")
         return "\n".join(p for p in parts if p)
+
+    def format_call(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """Write a tool call in the environment's syntax."""
+        return format_tool_call(name, arguments, self.syntax, self._toolbox)
+
+    def demonstrate(self, task: Task) -> Demonstration:
+        """Return what `solve` does, its calls written in the environment's syntax."""
+        solved = self.solve(task)
+        if self.syntax == "hermes":
+            return solved
+        return Demonstration(tuple(rewrite_tool_calls(turn, self.syntax, self._toolbox) for turn in solved.turns))
 
     def example_actions(self) -> tuple[str, ...]:
         """Return a few turns of every kind: an answer, small talk, nothing, a call of each tool."""
-        calls = [format_tool_call(t.name, dict.fromkeys(t.parameters, "1")) for t in self.tools]
+        calls = [self.format_call(t.name, dict.fromkeys(t.parameters, "1")) for t in self.tools]
         return ("<answer>1</answer>", "I do not know.", "", *calls)
 
     # Internals.
 
-    def _play(self, action: str) -> Turn:
-        calls = parse_tool_calls(action)
+    def _read(self, action: str) -> Turn:
+        """Read a turn and run its calls: an answer only if it holds none, or one of `submit`."""
+        calls = parse_tool_calls(action, self._toolbox)
+        if not calls:
+            return Turn(action, answer=extract_answer(action, fenced=self.answers_in_fences))
         for call in calls:
             if call.name == "submit" and "submit" not in self._toolbox and "answer" in call.arguments:
                 return Turn(action, answer=str(call.arguments["answer"])[:MAX_ANSWER].strip())
-        if calls and ("python" in self._toolbox or "<tool_call>" in action):
-            results = [self._call(call) for call in calls[:MAX_CALLS]]
-            results += [f"Error: at most {MAX_CALLS} calls are run in a turn."] * (len(calls) > MAX_CALLS)
-            return Turn(action, tuple(calls), tuple(results))
-        return Turn(action, answer=extract_answer(action))
+        results = [self._call(call) for call in calls[:MAX_CALLS]]
+        results += [f"Error: at most {MAX_CALLS} calls are run in a turn."] * (len(calls) > MAX_CALLS)
+        return Turn(action, tuple(calls), tuple(results))
 
     def _call(self, call: ToolCall) -> str:
         if call.error:
@@ -359,11 +388,10 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         except ToolError as error:
             return f"Error: {error}"
 
-    def _observe(self, turn: Turn, terminated: bool) -> str:
-        if turn.answer is not None:
-            assert self.task is not None
-            return "" if terminated else self.feedback(self.task, turn)
-        if turn.calls:
+    def _observe(self, task: Task, turn: Turn, kind: str, terminated: bool) -> str:
+        if kind == "answer":
+            return "" if terminated else self.feedback(task, turn)
+        if kind == "tool":
             # A model may name lone surrogates in JSON; no tokenizer takes them.
             return "\n".join(turn.results).encode("utf-8", "replace").decode("utf-8")
         hint = f" or a call of a tool ({', '.join(self._toolbox)})" if self.tools else ""
@@ -378,23 +406,3 @@ class TextEnv(gymnasium.Env[str, str], ABC):
                 raise ValueError(f"{self.env_id}: process term '{name}' is not declared in process_terms")
             if not term.low <= value <= term.high:
                 raise ValueError(f"{self.env_id}: process term '{name}' is {value}, outside [{term.low}, {term.high}]")
-
-
-def split_cell(variants: Mapping[str, Any], variant: str) -> tuple[float, float]:
-    """Return the share [low, high) of the hashed key space that belongs to a variant.
-
-    Variants whose name starts with `train` share the lower half; every other variant owns an equal part of
-    the upper half. Two variants that are not both for training are therefore disjoint by key, whatever their
-    generators draw. Adding or reordering variants changes the parts: raise the environment's version then.
-    """
-    if variant.startswith("train"):
-        return 0.0, 0.5
-    held_out = [name for name in variants if not name.startswith("train")]
-    width = 0.5 / len(held_out)
-    position = held_out.index(variant)
-    high = 1.0 if position == len(held_out) - 1 else 0.5 + width * (position + 1)
-    return 0.5 + width * position, high
-
-
-def _hash64(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

@@ -1,7 +1,7 @@
 """What a tool is, what it may keep during an episode, and how arguments are checked against its schema."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol, TypeVar
 
@@ -10,7 +10,11 @@ _JSON_TYPES: dict[str, type | tuple[type, ...]] = {
     "integer": int,
     "number": (int, float),
     "boolean": bool,
+    "array": list,
+    "object": dict,
+    "null": type(None),
 }
+_MAX_DEPTH = 20
 
 
 class ToolError(Exception):
@@ -67,8 +71,11 @@ class Tool(ABC):
     """The name that calls use."""
     description: str
     """One sentence for the agent's instructions."""
-    parameters: Mapping[str, Mapping[str, str]]
-    """Name -> JSON-schema property; every parameter is required."""
+    parameters: Mapping[str, Mapping[str, Any]]
+    """Name -> JSON-schema property. Checked are `type`, `enum`, `items`, `properties` and `required`; what other
+    keywords ask for, the tool checks itself."""
+    required: Sequence[str] | None = None
+    """The parameters that a call must give; None for all of them."""
     blocking: bool = False
     """Whether a call waits for another process; rollouts run such steps in threads."""
 
@@ -90,7 +97,7 @@ class Tool(ABC):
                 "parameters": {
                     "type": "object",
                     "properties": {k: dict(v) for k, v in self.parameters.items()},
-                    "required": list(self.parameters),
+                    "required": list(self.parameters if self.required is None else self.required),
                 },
             },
         }
@@ -103,15 +110,65 @@ class Tool(ABC):
             state: Of the episode that the call is part of; None for a call on its own, which leaves nothing.
 
         Raises:
-            ToolError: A parameter is missing, unknown, or has the wrong type, or the tool refuses it.
+            ToolError: As for `check`, or the tool refuses the call.
         """
-        missing = [k for k in self.parameters if k not in arguments]
-        if missing:
-            raise ToolError(f"{self.name} needs the argument '{missing[0]}'.")
+        self.check(arguments)
+        return self(**arguments) if state is None else self.in_episode(state, **arguments)
+
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Check `arguments` against `parameters`.
+
+        Raises:
+            ToolError: A parameter is missing, unknown, or has a value that its schema excludes.
+        """
+        for key in self.parameters if self.required is None else self.required:
+            if key not in arguments:
+                raise ToolError(f"{self.name} needs the argument '{key}'.")
         for key, value in arguments.items():
             if key not in self.parameters:
-                raise ToolError(f"{self.name} has no argument '{key[:100]}'; it takes {', '.join(self.parameters)}.")
-            wanted = self.parameters[key]["type"]
-            if not isinstance(value, _JSON_TYPES[wanted]) or (wanted != "boolean" and isinstance(value, bool)):
-                raise ToolError(f"the argument '{key}' of {self.name} must be of type {wanted}.")
-        return self(**arguments) if state is None else self.in_episode(state, **arguments)
+                takes = ", ".join(self.parameters) or "none"
+                raise ToolError(f"{self.name} has no argument '{key[:100]}'; it takes {takes}.")
+            if (fault := find_fault(self.parameters[key], value, key)) is not None:
+                where, what = fault
+                raise ToolError(f"the argument '{where}' of {self.name} must {what}.")
+
+
+def find_fault(schema: Any, value: Any, where: str, depth: int = 0) -> tuple[str, str] | None:
+    """Return where in `value` the schema is not met and what must be so there, or None if it is met.
+
+    Args:
+        schema: A JSON-schema property; of its keywords, those named in `Tool.parameters` count.
+        value: What JSON holds there.
+        where: The name of the value; the names of its parts are made from it, like `points[2].x`.
+        depth: How deep in the argument it stands.
+    """
+    if depth > _MAX_DEPTH:
+        return where[:100], f"be nested at most {_MAX_DEPTH} deep"
+    if not isinstance(schema, Mapping):  # `true` is a schema too
+        return None
+    wanted = schema.get("type")
+    kinds = [wanted] if isinstance(wanted, str) else list(wanted or ())
+    if kinds and not any(_is_a(kind, value) for kind in kinds):
+        return where, f"be of type {' or '.join(kinds)}"
+    # JSON tells true from 1, Python does not.
+    if "enum" in schema and not any(
+        value == e and isinstance(value, bool) == isinstance(e, bool) for e in schema["enum"]
+    ):
+        return where, f"be one of {', '.join(map(str, schema['enum']))}"
+    if isinstance(value, list) and isinstance(items := schema.get("items"), Mapping):
+        parts = [(items, item, f"{where}[{i}]") for i, item in enumerate(value)]
+    elif isinstance(value, dict):
+        known = schema.get("properties", {})
+        for key in schema.get("required", ()):
+            if key not in value:
+                return where, f"have the field '{key}'"
+        parts = [(known[key], value[key], f"{where}.{key}") for key in known if key in value]
+    else:
+        return None
+    return next((fault for part in parts if (fault := find_fault(*part, depth + 1)) is not None), None)
+
+
+def _is_a(kind: str, value: Any) -> bool:
+    # A type of a foreign schema that nobody knows excludes nothing.
+    number = kind in ("integer", "number")
+    return isinstance(value, _JSON_TYPES.get(kind, object)) and not (number and isinstance(value, bool))

@@ -66,7 +66,7 @@ def test_tool_calls_round_trip(name: str, arguments: dict[str, object]) -> None:
 
 def test_arguments_may_be_a_json_string_and_an_open_call_counts() -> None:
     assert parse_tool_calls('<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}') == [ToolCall("f", {"x": 1})]
-    assert parse_tool_calls("```python\nprint(1)\n```") == [ToolCall("python", {"code": "print(1)\n"})]
+    assert parse_tool_calls("```python\nprint(1)\n```") == [ToolCall("python", {"code": "print(1)"})]
 
 
 @pytest.mark.parametrize(

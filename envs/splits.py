@@ -1,0 +1,52 @@
+"""Which tasks belong to which variant: disjoint shares of the hashed key space.
+
+Invariant: variants that are not both for training share no task, whatever their generators draw.
+"""
+
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+_T = TypeVar("_T")
+
+
+def split_cell(variants: Mapping[str, Any], variant: str) -> tuple[float, float]:
+    """Return the share [low, high) of the hashed key space that belongs to a variant.
+
+    Variants whose name starts with `train` share the lower half; every other variant owns an equal part of
+    the upper half. Two variants that are not both for training are therefore disjoint by key, whatever their
+    generators draw. Adding or reordering variants changes the parts: raise the environment's version then.
+    """
+    if variant.startswith("train"):
+        return 0.0, 0.5
+    held_out = [name for name in variants if not name.startswith("train")]
+    width = 0.5 / len(held_out)
+    position = held_out.index(variant)
+    high = 1.0 if position == len(held_out) - 1 else 0.5 + width * (position + 1)
+    return 0.5 + width * position, high
+
+
+def hash64(text: str) -> int:
+    """Hash to 64 bits, the same in every process."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+class Recent(Generic[_T]):
+    """What was made lately, by key: the members of a group begin the same task one soon after the other."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._made: dict[Any, _T] = {}
+        self._lock = Lock()
+
+    def get(self, key: Any, make: Callable[[], _T]) -> _T:
+        """Return what was made for `key`, made now if it is not among the last."""
+        found = self._made.get(key)
+        if found is None:
+            found = make()
+            with self._lock:
+                if len(self._made) >= self._limit:
+                    del self._made[next(iter(self._made))]
+                self._made[key] = found
+        return found
