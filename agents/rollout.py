@@ -38,6 +38,16 @@ class Episode:
 
 
 @dataclass(slots=True)
+class RolloutClock:
+    """Where the wall time of rollouts went."""
+
+    sampling_s: float = 0.0
+    """Seconds in the engine; environments may have been at work meanwhile."""
+    environment_s: float = 0.0
+    """Seconds in which the loop took turns to environments and waited for them."""
+
+
+@dataclass(slots=True)
 class _Running:
     episode: Episode
     env: TextEnv
@@ -60,6 +70,7 @@ def rollout(
     concurrency: int = 256,
     max_length: int | None = None,
     step_limit_s: float = STEP_LIMIT_S,
+    clock: RolloutClock | None = None,
 ) -> Iterator[tuple[Episode, Trajectory]]:
     """Run episodes and yield them as they end.
 
@@ -73,6 +84,7 @@ def rollout(
         max_length: Context of the model in tokens. An episode whose next turn might not fit ends with stop
             `length` and outcome 0.
         step_limit_s: Seconds that an environment may take for a reset or a step.
+        clock: Is told where the time went.
 
     Yields:
         The episode and its trajectory. If the environment or a tool's machinery failed (not the agent), `stop`
@@ -81,7 +93,7 @@ def rollout(
     with ExitStack() as made, engine.open(params, concurrency) as stream:
         loop = _Loop(make_env, episodes, stream, codec, params, concurrency, max_length, step_limit_s)
         made.callback(loop.close)
-        yield from loop.run()
+        yield from loop.run(clock or RolloutClock())
 
 
 class _Loop:
@@ -108,16 +120,22 @@ class _Loop:
         self._numbers = 0
         self._more = True
 
-    def run(self) -> Iterator[tuple[Episode, Trajectory]]:
+    def run(self, clock: RolloutClock) -> Iterator[tuple[Episode, Trajectory]]:
         """Yield episodes as they end."""
         while True:
+            before = time.perf_counter()
             self._begin()
             if not self._running:
                 return
-            for key, completion in self._stream.step():
+            started = time.perf_counter()
+            finished = self._stream.step()
+            sampled = time.perf_counter()
+            for key, completion in finished:
                 self._play(key, completion)
-            for key in self._collect():
-                yield self._end(key)
+            over = [self._end(key) for key in self._collect()]
+            clock.sampling_s += sampled - started
+            clock.environment_s += (started - before) + (time.perf_counter() - sampled)
+            yield from over
 
     def close(self) -> None:
         """Close the environments, also those in the middle of an episode."""

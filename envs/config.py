@@ -51,6 +51,8 @@ def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str
     # A misspelt key is also a missing one: the misspelling is the better hint.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
+    if not key:  # nothing is wrong with one value alone
+        return f"{where} asks for what does not go together: {first['msg']}"
     if first["type"] == "extra_forbidden":
         known = _keys(model, first["loc"][:-1])
         close = get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.4)

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
@@ -18,8 +19,6 @@ from palestra.envs.folders import writable_folder, write_json
 MANIFEST = "manifest.json"
 LOCK = "train.lock"
 _COMPLETE = "COMPLETE"
-_BEFORE = {"sandbox": "local"}
-"""What runs did before there was a setting for it."""
 
 
 class RunFolder:
@@ -37,12 +36,18 @@ class RunFolder:
 
     def __init__(self, out: Path, command: str, config: BaseModel) -> None:
         self.out = out
+        # A setting that is younger than a run: what the run did is the default.
+        self._defaults = {name: field.default for name, field in type(config).model_fields.items()}
         self.manifest: dict[str, Any] = {
             "command": command,
             "config": config.model_dump(mode="json", exclude={"out"}),
             "status": "running",
         }
         existing = _read_manifest(out)
+        if int(os.environ.get("RANK", "0")):  # the first of several processes has the folder
+            self.manifest = existing if existing is not None else self.manifest
+            self._lock = open(os.devnull, "w", encoding="utf-8")
+            return
         writable_folder(out)
         self._lock = (out / LOCK).open("w")
         try:
@@ -92,7 +97,7 @@ class RunFolder:
         write_json(self.out / MANIFEST, self.manifest)
 
     def _check_same(self, existing: dict[str, Any]) -> None:
-        old, new = _BEFORE | existing.get("config", {}), self.manifest["config"]
+        old, new = self._defaults | existing.get("config", {}), self.manifest["config"]
         if existing.get("command") != self.manifest["command"]:
             raise UsageError(f"'{self.out}' holds a run of `palestra {existing.get('command')}`; choose another --out")
         for key in new:

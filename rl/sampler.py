@@ -1,59 +1,85 @@
 """Groups of episodes for the trainer: TRL's `rollout_func`, free of TRL."""
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from palestra.agents.codec import ChatCodec
-from palestra.agents.engine import SamplingParams
-from palestra.agents.rollout import Episode, rollout
-from palestra.agents.trajectory import Trajectory
-from palestra.agents.transformers_engine import TransformersEngine
+from palestra.agents.engine import Engine, SamplingParams
+from palestra.agents.rollout import Episode, RolloutClock, rollout
+from palestra.agents.trajectory import Trajectory, TurnSpan
+from palestra.envs.core import TaskId
 from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.registry import make
+from palestra.rl.overlong import is_cut
+from palestra.rl.rewards import RewardRule, strict_outcome
+from palestra.rl.step_values import step_values
 
-MAX_ROUNDS = 4
-"""Rounds of dynamic sampling before groups without contrast are accepted."""
+LEAST_RATE = 0.25
+"""Dynamic sampling never counts on fewer than this share of groups having contrast: rounds stay bounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSettings:
+    """What is sampled, and what counts."""
+
+    env: str
+    variant: str
+    params: SamplingParams
+    group_size: int
+    """Episodes per task."""
+    seed: int
+    """With the step and the place in the batch, decides every episode: a resumed run samples what the uninterrupted
+    one would have, and several processes sample what one would."""
+    max_length: int | None = None
+    """The model's context in tokens."""
+    rounds: int = 1
+    """Rounds of sampling in which groups whose rewards do not differ are replaced by groups of fresh tasks: DAPO's
+    dynamic sampling (arXiv 2503.14476, equation 11). 1: they are kept."""
+    reward: RewardRule = strict_outcome
+    by_process: bool = False
+    """Whether process terms count."""
+    filter_cut: bool = False
+    """Overlong filtering: episodes that the token limits ended carry no loss."""
+    value_rollouts: int = 0
+    """Rollouts per state for Monte-Carlo values; 0: none."""
+
+
+@dataclass(slots=True)
+class Sample:
+    """An episode with what it counts for."""
+
+    trajectory: Trajectory
+    seed: int
+    reward: float | None
+    """None if it broke."""
+    values: list[float] = field(default_factory=list)
+    """Chances to succeed before each turn and after the last, if they were asked for."""
+    stale: bool = False
+    """Whether it was sampled for an earlier step, with the weights of that step."""
 
 
 class GroupSampler:
     """Runs a group of episodes per task and returns their tokens, masks and rewards.
 
     Args:
-        env: Environment id.
-        variant: Its variant.
+        settings: What to sample.
         codec: Chat to tokens.
-        params: Sampling settings.
-        group_size: Episodes per task.
-        seed: With the trainer's step and the place in the batch, decides every episode: a resumed run
-            samples what the uninterrupted one would have.
-        max_length: The model's context in tokens.
-        dynamic: Replace groups whose rewards are all equal by groups of fresh tasks (DAPO's dynamic
-            sampling, arXiv 2503.14476, equation 11), for at most 4 rounds.
-        by_outcome: Whether outcomes count as rewards.
-        by_process: Whether process terms do.
+        engine_of: Makes the engine for a model.
     """
 
-    def __init__(
-        self,
-        env: str,
-        variant: str,
-        codec: ChatCodec,
-        params: SamplingParams,
-        group_size: int,
-        seed: int,
-        max_length: int | None,
-        dynamic: bool,
-        by_outcome: bool = True,
-        by_process: bool = False,
-    ) -> None:
-        self.env, self.variant = env, variant
-        self.codec, self.params = codec, params
-        self.group_size, self.seed = group_size, seed
-        self.max_length, self.dynamic = max_length, dynamic
-        self.by_outcome, self.by_process = by_outcome, by_process
+    def __init__(self, settings: SamplerSettings, codec: ChatCodec, engine_of: Callable[[Any], Engine]) -> None:
+        self.settings, self.codec, self.engine_of = settings, codec, engine_of
         self.statistics: dict[str, float] = {}
-        """Of the last call: what dynamic sampling hides, and the shape of episodes."""
+        """Of the last call: what dynamic sampling hides, the shape of episodes, and where the time went."""
+        self.sampled: list[list[Sample]] = []
+        """All groups of the last call, also those that were not taken."""
+        self.costs = Counter[str]()
+        """Since the run began: `episodes` and `tokens` sampled."""
+        self._carried: list[list[Sample]] = []
+        self._rate = 1.0
 
     def __call__(self, prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
         """Sample for TRL.
@@ -63,90 +89,183 @@ class GroupSampler:
             trainer: The trainer; its model samples, its step seeds.
 
         Returns:
-            TRL's `prompt_ids`, `completion_ids`, `logprobs` and `env_mask`, and per episode `outcome`,
-            `process` (summed) and `turns` (start, end, process reward).
+            TRL's `prompt_ids`, `completion_ids`, `logprobs` and `env_mask`, and per episode what `_as_columns` adds.
         """
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        engine = TransformersEngine(model, self.codec.stop_ids, self.codec.pad_id)
-        where = f"{self.seed}|{trainer.state.global_step}|{trainer.accelerator.process_index}"
-        indices = [int(prompt) for prompt in prompts[:: self.group_size]]
-        groups = self._sample(indices, engine, f"{where}|0")
-        self._count(groups)
-        for attempt in range(1, MAX_ROUNDS if self.dynamic else 0):
-            flat = [g for g, group in enumerate(groups) if self._flat(group)]
-            if not flat:
-                break
-            rng = random.Random(f"refill|{where}|{attempt}")
-            fresh = self._sample([rng.getrandbits(48) for _ in flat], engine, f"{where}|{attempt}")
-            self.statistics["groups_sampled"] += len(fresh)
-            for g, group in zip(flat, fresh, strict=True):
-                groups[g] = group
-        return _as_columns([t for group in groups for t in group])
+        engine = self.engine_of(trainer.accelerator.unwrap_model(trainer.model))
+        indices = [int(prompt) for prompt in prompts[:: self.settings.group_size]]
+        first = trainer.accelerator.process_index * len(indices)
+        groups = self._groups(indices, engine, f"{self.settings.seed}|{trainer.state.global_step}|0", first)
+        return _as_columns([s for group in groups for s in group], self)
 
-    def _sample(self, indices: list[int], engine: TransformersEngine, where: str) -> list[list[Trajectory]]:
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run has to restore, as JSON takes it."""
+        carried = [[asdict(sample) for sample in group] for group in self._carried]
+        return {"carried": carried, "rate": self._rate, "costs": dict(self.costs)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self._carried = [[_sample_from(sample) for sample in group] for group in state["carried"]]
+        self._rate, self.costs = state["rate"], Counter(state["costs"])
+
+    def _groups(self, indices: list[int], engine: Engine, where: str, first: int) -> list[list[Sample]]:
+        """Return as many groups as there are indices: carried ones, then those with contrast, then the others."""
+        clock = RolloutClock()
+        self.sampled = []
+        ready, self._carried = self._carried, []
+        for sample in (sample for group in ready for sample in group):
+            sample.stale = True
+        taken, flat = len(ready), []
+        for attempt in range(self.settings.rounds):
+            missing = len(indices) - len(ready)
+            if missing <= 0:
+                break
+            wanted = min(2 * len(indices), -(-missing // max(self._rate, LEAST_RATE))) if attempt else missing
+            rng = random.Random(f"refill|{where}|{first}|{attempt}")
+            tasks = indices[:missing] if attempt == 0 else [rng.getrandbits(48) for _ in range(int(wanted))]
+            new = self._sample(tasks, engine, f"{where}|{attempt}", first, clock)
+            self.sampled += new
+            mixed = [group for group in new if self.settings.rounds == 1 or not self._flat(group)]
+            self._rate += 0.2 * (len(mixed) / len(new) - self._rate)
+            ready += mixed
+            flat += [group for group in new if group not in mixed]
+        self._carried = ready[len(indices) :]
+        chosen = ready[: len(indices)]
+        chosen += flat[: len(indices) - len(chosen)]
+        self._count(clock, taken, len(flat))
+        if self.settings.value_rollouts:
+            self._estimate_values(chosen, engine)
+        return chosen
+
+    def _sample(
+        self, indices: list[int], engine: Engine, where: str, first: int, clock: RolloutClock
+    ) -> list[list[Sample]]:
         places = {}
-        for g, index in enumerate(indices):
-            for member in range(self.group_size):
+        for g, index in enumerate(indices, first):
+            for member in range(self.settings.group_size):
                 seed = random.Random(f"{where}|{g}|{member}").getrandbits(64)
-                places[Episode(index, seed)] = (g, member)
-        done: dict[tuple[int, int], Trajectory] = {}
-        for episode, trajectory in rollout(
-            lambda: make(self.env, self.variant),
-            list(places),
+                places[Episode(index, seed)] = (g - first, member)
+        done: dict[tuple[int, int], Sample] = {}
+        for episode, t in self._run(engine, list(places), clock):
+            reward = None if t.stop == "error" else self.settings.reward(t, episode.seed)
+            done[places[episode]] = Sample(t, episode.seed, reward)
+        return [[done[g, member] for member in range(self.settings.group_size)] for g in range(len(indices))]
+
+    def _run(
+        self, engine: Engine, episodes: Iterable[Episode], clock: RolloutClock
+    ) -> Iterator[tuple[Episode, Trajectory]]:
+        s = self.settings
+        return rollout(
+            lambda: make(s.env, s.variant),
+            episodes,
             engine,
             self.codec,
-            self.params,
-            max_length=self.max_length,
-        ):
-            done[places[episode]] = trajectory
-        return [[done[g, member] for member in range(self.group_size)] for g in range(len(indices))]
+            s.params,
+            max_length=s.max_length,
+            clock=clock,
+        )
 
-    def _flat(self, group: list[Trajectory]) -> bool:
+    def _estimate_values(self, groups: list[list[Sample]], engine: Engine) -> None:
+        samples = [s for group in groups for s in group]
+        values, tokens = step_values(
+            [s.trajectory for s in samples],
+            [s.seed for s in samples],
+            self.settings.value_rollouts,
+            lambda episodes: self._run(engine, episodes, RolloutClock()),
+        )
+        for sample, value in zip(samples, values, strict=True):
+            sample.values = value
+        self.costs["tokens"] += tokens
+        self.statistics["value_tokens"] = float(tokens)
+
+    def _flat(self, group: list[Sample]) -> bool:
         """Whether no reward that counts differs within the group."""
-        rewards = {
-            (t.outcome if self.by_outcome else 0.0, tuple(_turn_rewards(t)) if self.by_process else ())
-            for t in group
-            if t.stop != "error"
+        counted = {
+            (s.reward, tuple(_turn_rewards(s.trajectory)) if self.settings.by_process else ())
+            for s in group
+            if s.reward is not None
         }
-        return len(rewards) <= 1
+        return len(counted) <= 1
 
-    def _count(self, groups: list[list[Trajectory]]) -> None:
-        episodes = [t for group in groups for t in group]
+    def _count(self, clock: RolloutClock, carried: int, flat: int) -> None:
+        episodes = [s.trajectory for group in self.sampled for s in group]
+        tokens = sum(t.sampled for t in episodes)
+        self.costs.update(episodes=len(episodes), tokens=tokens)
+        self.statistics = {
+            "groups_sampled": float(len(self.sampled)),
+            "groups_carried_over": float(carried),
+            "groups_without_contrast": float(flat),
+            "tokens_sampled": float(tokens),
+            "seconds/sampling": clock.sampling_s,
+            "seconds/environments": clock.environment_s,
+        }
+        if not episodes:
+            return
         broken = [t for t in episodes if t.stop == "error"]
         if len(broken) == len(episodes):
-            raise PalestraError(f"every episode of a step failed through its tools' machinery: {broken[0].error}")
+            raise PalestraError(f"every episode of a step failed in its environment or tools: {broken[0].error}")
         if not any(t.turns for t in episodes):
             raise UsageError(
-                f"no episode fits: prompts and max_tokens ({self.params.max_tokens}) exceed the model's context of "
-                f"{self.max_length} tokens; lower --max-tokens"
+                f"no episode fits: prompts and max_tokens ({self.settings.params.max_tokens}) exceed the model's "
+                f"context of {self.settings.max_length} tokens; lower --max-tokens"
             )
-        self.statistics = {
-            "groups_sampled": float(len(groups)),
-            "outcome_before_filter": sum(t.outcome for t in episodes) / len(episodes),
-            "turns": sum(len(t.turns) for t in episodes) / len(episodes),
+        turns = [turn for t in episodes for turn in t.turns]
+        self.statistics |= {
+            "outcome_before_filter": sum(t.outcome for t in episodes) / (len(episodes) - len(broken)),
+            "turns": len(turns) / len(episodes),
+            "tokens_per_turn": tokens / max(1, len(turns)),
+            "malformed_turns": sum(turn.kind == "malformed" for turn in turns) / max(1, len(turns)),
             "errors": float(len(broken)),
             "out_of_context": sum(t.stop == "length" for t in episodes) / len(episodes),
+            "cut": sum(is_cut(t, self.codec.stop_ids) for t in episodes) / len(episodes),
+            "tokens_per_second": tokens / max(1e-9, clock.sampling_s + clock.environment_s),
         }
+        called = [message["content"] for t in episodes for message in t.messages if message["role"] == "tool"]
+        if called:
+            self.statistics["tool_errors"] = sum(text.startswith("Error:") for text in called) / len(called)
+        names = sorted({name for t in episodes for name in t.process})
+        for name in names:
+            self.statistics[f"process/{name}"] = sum(t.process.get(name, 0.0) for t in episodes) / len(episodes)
 
 
 def _turn_rewards(t: Trajectory) -> list[float]:
     return [sum(span.process.values()) for span in t.turns]
 
 
-def _as_columns(episodes: list[Trajectory]) -> dict[str, Any]:
-    """Lay out trajectories for TRL.
+def _as_columns(samples: list[Sample], sampler: GroupSampler) -> dict[str, Any]:
+    """Lay out episodes for TRL.
 
-    An episode whose tools broke, or that never began, carries no loss; a broken one has no outcome (None).
+    An episode that broke, never began, or is filtered carries no loss; a broken one has no reward (None).
     """
-    blank = [t.stop == "error" or not t.turns for t in episodes]
+    settings, stop_ids = sampler.settings, sampler.codec.stop_ids
+    episodes = [s.trajectory for s in samples]
+    silent = [
+        t.stop == "error" or not t.turns or (settings.filter_cut and is_cut(t, stop_ids)) for t in episodes
+    ]
+    if settings.rounds > 1:
+        # Without contrast there is nothing to learn; such groups must not count in the loss's denominator either.
+        size = settings.group_size
+        flat = [sampler._flat(samples[i - i % size : i - i % size + size]) for i in range(len(samples))]
+        if not all(flat):
+            silent = [a or b for a, b in zip(silent, flat, strict=True)]
     return {
-        "prompt_ids": [t.prompt_ids for t in episodes],
-        "completion_ids": [t.completion_ids or t.prompt_ids[-1:] for t in episodes],
+        "prompt_ids": [t.prompt_ids or [sampler.codec.pad_id] for t in episodes],
+        "completion_ids": [t.completion_ids or t.prompt_ids[-1:] or [sampler.codec.pad_id] for t in episodes],
         "logprobs": [t.logprobs or [0.0] for t in episodes],
-        "env_mask": [[0] * max(1, len(t.mask)) if off else t.mask for t, off in zip(episodes, blank, strict=True)],
+        "env_mask": [[0] * max(1, len(t.mask)) if off else t.mask for t, off in zip(episodes, silent, strict=True)],
         "outcome": [None if t.stop == "error" else t.outcome for t in episodes],
+        "reward": [s.reward for s in samples],
         "process": [None if t.stop == "error" else sum(_turn_rewards(t)) for t in episodes],
         "turns": [
             [] if t.stop == "error" else [(s.start, s.end, sum(s.process.values())) for s in t.turns] for t in episodes
         ],
+        "states": [[] if t.stop == "error" else [s.state for s in t.turns] for t in episodes],
+        "values": [s.values for s in samples],
+        "stale": [s.stale for s in samples],
     }
+
+
+def _sample_from(state: Mapping[str, Any]) -> Sample:
+    t = dict(state["trajectory"])
+    t["task"] = TaskId(**t["task"])
+    t["turns"] = [TurnSpan(**turn) for turn in t["turns"]]
+    return Sample(Trajectory(**t), state["seed"], state["reward"], state["values"], state["stale"])

@@ -1,7 +1,7 @@
 """Settings of the training commands: the keys of a recipe file, and the flags of the command line."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -11,8 +11,14 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+Credit = Literal[
+    "auto", "outcome", "outcome-no-std", "turn", "step-groups", "return-to-go", "potential", "monte-carlo", "two-phase"
+]
+"""Names of `palestra.rl.credit.CREDIT_RULES`, spelt out so that the command line need not load numpy."""
 Tracker = Literal["tensorboard", "trackio", "none"]
 
 
@@ -45,14 +51,72 @@ class SFTSettings(RunSettings):
 class TrainSettings(RunSettings):
     """Reinforcement learning in the environment."""
 
-    algo: Literal["grpo", "dapo"] = Field("grpo", description="grpo, or dapo (clip-higher, dynamic sampling)")
-    reward: Literal["outcome", "process", "both"] = Field("outcome", description="which rewards make advantages")
-    process_weight: NonNegativeFloat = Field(0.5, description="weight of process advantages with reward=both")
+    algo: Literal["grpo", "dapo"] = Field(
+        "grpo", description="grpo; or dapo: token-level loss, clip-higher, dynamic sampling, overlong filtering"
+    )
+    reward: Literal["outcome", "process", "both", "random", "format"] = Field(
+        "outcome", description="what makes advantages; random and format are placebos"
+    )
+    credit: Credit = Field("auto", description="how rewards are assigned to turns; auto is turn where process counts")
+    process_weight: NonNegativeFloat = Field(0.5, description="weight of process terms with reward=both")
+    gamma: PositiveFloat = Field(1.0, le=1, description="discount per turn, of credit rules that have one")
+    value_rollouts: PositiveInt = Field(4, description="rollouts per state with credit=monte-carlo")
+    dense_steps: NonNegativeInt = Field(0, description="steps before credit=two-phase turns strict")
     steps: PositiveInt = Field(100, description="optimiser steps, one sampled batch each")
     prompts: PositiveInt = Field(16, description="tasks per step")
     group_size: int = Field(8, ge=2, description="episodes per task")
-    lr: PositiveFloat = Field(1e-4, description="AdamW learning rate, constant")
-    beta: NonNegativeFloat = Field(0.0, description="KL penalty to the starting model")
+    lr: PositiveFloat = Field(1e-4, description="AdamW learning rate, constant after the warm-up")
+    warmup: NonNegativeInt = Field(0, description="steps of linear warm-up")
+    beta: NonNegativeFloat = Field(0.0, description="KL penalty to the reference: the starting model, until a reset")
+    reset_every: NonNegativeInt = Field(
+        0, description="steps between resets of reference and optimiser (ProRL); 0 for none"
+    )
+    reset_patience: NonNegativeInt = Field(0, description="validations without a new best before such a reset")
+    validate_every: NonNegativeInt = Field(0, description="steps between validations; 0 for none")
+    validate_problems: PositiveInt = Field(64, description="training tasks kept out for validation")
     temperature: PositiveFloat = Field(1.0, le=100, description="sampling temperature")
     max_tokens: PositiveInt = Field(64, description="most tokens per turn")
+    overlong_filter: bool | None = Field(
+        None, description="episodes that the token limits cut carry no loss; by default with dapo"
+    )
+    overlong_cache: NonNegativeInt = Field(
+        0, description="tokens below max_tokens in which a turn is punished for its length (DAPO); 0 for none"
+    )
+    rounds: PositiveInt | None = Field(
+        None, description="rounds of dynamic sampling; 1 for none [default: 4 with dapo, else 1]"
+    )
     micro_batch: PositiveInt = Field(64, description="episodes per forward and backward pass")
+    lora_rank: NonNegativeInt = Field(0, description="train a LoRA adapter of this rank; 0 trains all weights")
+    gradient_checkpointing: bool = Field(False, description="trade time for memory")
+    show_every: NonNegativeInt = Field(20, description="steps between episodes written to episodes.txt; 0 for none")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        """Refuse settings that would silently do nothing."""
+        for wrong, reason in (
+            (self.reset_every and not self.beta, "reset_every resets the reference, which needs beta above 0"),
+            (self.reset_patience and not self.beta, "reset_patience resets the reference, which needs beta above 0"),
+            (self.reset_patience and not self.validate_every, "reset_patience needs validate_every"),
+            ((self.reset_every or self.reset_patience) and self.lora_rank, "resets do not work with lora_rank yet"),
+            (self.overlong_cache > self.max_tokens, "overlong_cache must not be larger than max_tokens"),
+            (self.credit == "two-phase" and not self.dense_steps, "credit=two-phase needs dense_steps"),
+            (
+                self.reward == "process" and self.credit in ("monte-carlo", "two-phase"),
+                f"credit={self.credit} learns from outcomes; use reward=outcome",
+            ),
+        ):
+            if wrong:
+                raise PydanticCustomError("inconsistent", "{reason}", {"reason": reason})
+        return self
+
+    @property
+    def by_process(self) -> bool:
+        """Whether process terms count."""
+        return self.reward in ("process", "both") or self.credit == "two-phase"
+
+    @property
+    def rule(self) -> str:
+        """The name of the credit rule."""
+        if self.credit != "auto":
+            return self.credit
+        return "turn" if self.by_process else "outcome"

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,14 +12,20 @@ from trl import GRPOConfig
 from palestra.agents.codec import ChatCodec
 from palestra.agents.engine import SamplingParams
 from palestra.agents.models import load_model
+from palestra.agents.transformers_engine import TransformersEngine
 from palestra.envs.errors import MissingPrerequisiteError, UsageError
 from palestra.envs.registry import make
 from palestra.rl.data import index_stream
 from palestra.rl.progress import ProgressCallback
+from palestra.rl.reference import ReferenceReset
+from palestra.rl.rewards import REWARDS, with_overlong_punishment
 from palestra.rl.rundir import MarkComplete, RunFolder
-from palestra.rl.sampler import GroupSampler
+from palestra.rl.sampler import GroupSampler, SamplerSettings
 from palestra.rl.settings import RunSettings, TrainSettings
+from palestra.rl.state import KeepState, Stateful, Stopwatch
 from palestra.rl.trl_trainer import AgentGRPOTrainer
+from palestra.rl.validation import Validation, task_stream
+from palestra.rl.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -30,80 +35,156 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     # arXiv 2503.14476: token-level loss, clip-higher; dynamic sampling is the sampler's.
     "dapo": {"loss_type": "dapo", "epsilon": 0.2, "epsilon_high": 0.28},
 }
-WEIGHTS = {"outcome": (1.0, 0.0), "process": (0.0, 1.0)}
+DAPO_ROUNDS = 4
+"""Rounds of dynamic sampling before groups without contrast are accepted."""
 
 
 def train(settings: TrainSettings, run: RunFolder) -> None:
     """Train until `settings.steps`, going on from the last whole checkpoint, and save the model in `run.out`.
 
     Raises:
-        UsageError: The model does not load, or the batch does not divide into micro-batches.
+        UsageError: The model does not load, or the batch does not divide into micro-batches and processes.
     """
-    episodes = settings.prompts * settings.group_size
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    episodes = settings.prompts * settings.group_size // processes
     micro = min(settings.micro_batch, episodes)
+    if settings.prompts % processes:
+        raise UsageError(f"prompts ({settings.prompts}) must be a multiple of the number of processes ({processes})")
     if episodes % micro:
         raise UsageError(f"prompts x group_size ({episodes}) must be a multiple of micro_batch ({micro})")
-    outcome_weight, process_weight = WEIGHTS.get(settings.reward, (1.0, settings.process_weight))
     loaded = load_model(settings.model, to_train=True)
     codec = ChatCodec(loaded.tokenizer)
     set_seed(settings.seed)
     sampler = GroupSampler(
+        sampler_settings(settings, loaded.max_length),
+        codec,
+        lambda model: TransformersEngine(model, codec.stop_ids, codec.pad_id),
+    )
+    env = make(settings.env, settings.variant)
+    validation = Validation(sampler, settings.validate_problems, settings.validate_every) if settings.validate_every else None
+    reset = ReferenceReset(settings.reset_every, settings.reset_patience, validation)
+    watch = Watch(sampler, env.process_terms, run.out, settings.show_every)
+    stopwatch = Stopwatch()
+    parts: dict[str, Stateful] = {"sampler": sampler, "reset": reset, "watch": watch, "stopwatch": stopwatch}
+    if validation is not None:
+        parts["validation"] = validation
+    keep = KeepState(parts, int(os.environ.get("RANK", "0")))
+    trainer = AgentGRPOTrainer(
+        sampler=sampler,
+        credit=settings.rule,
+        credit_options=credit_options(settings),
+        model=loaded.model,
+        processing_class=loaded.tokenizer,
+        args=GRPOConfig(
+            **common_arguments(settings, run),
+            **ALGORITHMS[settings.algo],
+            max_steps=settings.steps,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=episodes // micro,
+            num_generations=settings.group_size,
+            max_completion_length=loaded.max_length or settings.max_tokens * env.max_turns,
+            learning_rate=settings.lr,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=settings.warmup,
+            beta=settings.beta,
+            temperature=settings.temperature,
+            reward_weights=[0.0, 1.0, 0.0],  # the others are for the log
+            shuffle_dataset=False,
+            log_completions=False,
+        ),
+        train_dataset=_tasks(settings),
+        peft_config=lora(settings.lora_rank) if settings.lora_rank else None,
+        # In this order: a step is validated, then perhaps followed by a reset; a checkpoint is whole at the very end.
+        callbacks=[c for c in (validation, reset, watch, stopwatch, keep, MarkComplete(), _progress(settings)) if c],
+    )
+    reset.trainer = trainer
+    if validation is not None:
+        validation.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = run.last_checkpoint()
+    if checkpoint:
+        keep.restore(checkpoint)
+        reset.load(checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    save(trainer, run)
+    if trainer.accelerator.is_main_process:
+        _warn_if_flat(trainer.state.log_history)
+        run.finish(
+            resumed_from=int(checkpoint.name.split("-")[1]) if checkpoint else 0,
+            cost={
+                "optimiser_steps": settings.steps,
+                "episodes_sampled": sampler.costs["episodes"] * processes,
+                "tokens_sampled": sampler.costs["tokens"] * processes,
+                "tokens_trained": sampler.costs["trained"] * processes,
+                "seconds": round(stopwatch.elapsed(), 1),
+            },
+            resets=reset.resets,
+            warnings=watch.warnings,
+            history=trainer.state.log_history,
+        )
+
+
+def sampler_settings(settings: TrainSettings, max_length: int | None) -> SamplerSettings:
+    """Return what the sampler is to do."""
+    dapo = settings.algo == "dapo"
+    rule = REWARDS[settings.reward]
+    if settings.overlong_cache:
+        rule = with_overlong_punishment(rule, settings.max_tokens, settings.overlong_cache)
+    return SamplerSettings(
         settings.env,
         settings.variant,
-        codec,
         SamplingParams(max_tokens=settings.max_tokens, temperature=settings.temperature),
         settings.group_size,
         settings.seed,
-        loaded.max_length,
-        dynamic=settings.algo == "dapo",
-        by_outcome=outcome_weight > 0,
-        by_process=process_weight > 0,
+        max_length,
+        rounds=settings.rounds or (DAPO_ROUNDS if dapo else 1),
+        reward=rule,
+        by_process=settings.by_process,
+        filter_cut=dapo if settings.overlong_filter is None else settings.overlong_filter,
+        value_rollouts=settings.value_rollouts if settings.rule == "monte-carlo" else 0,
     )
-    config = GRPOConfig(
-        **common_arguments(settings, run),
-        **ALGORITHMS[settings.algo],
-        max_steps=settings.steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=episodes // micro,
-        num_generations=settings.group_size,
-        max_completion_length=loaded.max_length
-        or settings.max_tokens * make(settings.env, settings.variant).max_turns,
-        learning_rate=settings.lr,
-        lr_scheduler_type="constant",
-        beta=settings.beta,
-        temperature=settings.temperature,
-        reward_weights=[outcome_weight, process_weight],
-        shuffle_dataset=False,
-        log_completions=False,
-    )
-    trainer = AgentGRPOTrainer(
-        sampler=sampler,
-        outcome_weight=outcome_weight,
-        process_weight=process_weight,
-        model=loaded.model,
-        processing_class=loaded.tokenizer,
-        args=config,
-        train_dataset=_tasks(settings),
-        callbacks=[MarkComplete(), _progress(settings)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    start = time.perf_counter()
-    checkpoint = run.last_checkpoint()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model(str(run.out))
-    flat = [row["frac_reward_zero_std"] for row in trainer.state.log_history if "frac_reward_zero_std" in row]
+
+
+def credit_options(settings: TrainSettings) -> dict[str, float]:
+    """Return what the credit rule is told."""
+    weight = settings.process_weight if settings.reward == "both" else float(settings.reward == "process")
+    options = {"gamma": settings.gamma, "dense_steps": settings.dense_steps}
+    if settings.rule == "step-groups":
+        return {**options, "process_weight": weight}
+    return {**options, "weight": weight}
+
+
+def lora(rank: int) -> Any:
+    """Return the configuration of an adapter on all linear layers.
+
+    Raises:
+        MissingPrerequisiteError: peft is not installed.
+    """
+    if find_spec("peft") is None:
+        raise MissingPrerequisiteError("--lora-rank needs the package peft: pip install 'palestra[lora]'")
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def save(trainer: Any, run: RunFolder) -> None:
+    """Save the model in `run.out`: with an adapter merged in, and the adapter beside it."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not hasattr(model, "merge_and_unload"):
+        trainer.save_model(str(run.out))
+    elif trainer.accelerator.is_main_process:
+        model.save_pretrained(run.out / "adapter")
+        model.merge_and_unload().save_pretrained(run.out)
+        trainer.processing_class.save_pretrained(run.out)
+
+
+def _warn_if_flat(history: list[dict[str, Any]]) -> None:
+    flat = [row["frac_reward_zero_std"] for row in history if "frac_reward_zero_std" in row]
     if flat and min(flat) == 1:
         logger.warning(
             "no group of episodes ever differed in reward, so nothing was learned: the model solves none or all of "
             "these tasks; try --reward both, a larger --group-size, or SFT first"
         )
-    run.finish(
-        episodes=settings.steps * episodes,
-        resumed_from=int(checkpoint.name.split("-")[1]) if checkpoint else 0,
-        seconds_since_resume=round(time.perf_counter() - start, 1),
-        tokens_seen=int(trainer.state.num_input_tokens_seen),
-        history=trainer.state.log_history,
-    )
 
 
 def common_arguments(settings: RunSettings, run: RunFolder) -> dict[str, Any]:
@@ -125,7 +206,7 @@ def common_arguments(settings: RunSettings, run: RunFolder) -> dict[str, Any]:
         "report_to": settings.track,
         "disable_tqdm": True,
         "bf16": on_gpu,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": getattr(settings, "gradient_checkpointing", False),
         "dataloader_pin_memory": on_gpu,
         "max_grad_norm": 1.0,
     }
@@ -133,6 +214,8 @@ def common_arguments(settings: RunSettings, run: RunFolder) -> dict[str, Any]:
 
 def _tasks(settings: TrainSettings) -> Dataset:
     stream = index_stream(settings.seed)
+    if settings.validate_every:
+        stream = task_stream(settings.seed, make(settings.env, settings.variant), held_out=False)
     return Dataset.from_list([{"prompt": str(next(stream))} for _ in range(settings.steps * settings.prompts)])
 
 
@@ -143,5 +226,6 @@ def _progress(settings: TrainSettings) -> ProgressCallback:
         "frac_reward_zero_std": "flat groups",
         "completions/mean_length": "tokens",
         "entropy": "entropy",
+        "validation/pass@1": "validation",
     }
     return ProgressCallback(f"{settings.algo} {settings.env}", metrics)

@@ -4,12 +4,15 @@ Two seams: `rollout_func` (public) takes trajectories, and one override replaces
 `(rows, tokens)`, which TRL's losses accept. tests/rl/test_trl_contract.py fails with a sentence when TRL moves either.
 """
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from trl import GRPOTrainer
 
-from palestra.rl.credit import group_advantages, turn_advantages
+from palestra.rl.credit import CREDIT_RULES, EpisodeRewards
+from palestra.rl.logprobs import sampling_mismatch
 from palestra.rl.sampler import GroupSampler
 
 
@@ -18,46 +21,106 @@ class AgentGRPOTrainer(GRPOTrainer):
 
     Args:
         sampler: Runs the episodes.
-        outcome_weight: Weight of the group-relative outcome advantage, given to every turn.
-        process_weight: Weight of the turn's own group-relative process advantage.
+        credit: Name of the credit rule.
+        credit_options: What the rule is told, besides the step and Monte-Carlo values.
+        exact: Whether the sampler's log-probabilities are those of the trained model itself. If not, and for
+            episodes carried over from an earlier step, they are what the policy ratio is taken against, so that
+            its clipping covers the difference.
         **kwargs: As `trl.GRPOTrainer`, without reward functions.
     """
 
-    def __init__(self, *, sampler: GroupSampler, outcome_weight: float, process_weight: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        sampler: GroupSampler,
+        credit: str = "outcome",
+        credit_options: Mapping[str, float] | None = None,
+        exact: bool = True,
+        **kwargs: Any,
+    ) -> None:
         self.sampler = sampler
-        self.outcome_weight = outcome_weight
-        self.process_weight = process_weight
-        rewards: list[Any] = [outcome, process]
+        self._rule, self._credit_options, self._exact = CREDIT_RULES[credit], dict(credit_options or {}), exact
+        self._seconds: dict[str, float] = {}
+        rewards: list[Any] = [outcome, reward, process]
         super().__init__(reward_funcs=rewards, rollout_func=self._episodes, **kwargs)
 
     def _episodes(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         columns = self.sampler(prompts, trainer)
-        mode = "train" if self.model.training else "eval"
         for name, value in self.sampler.statistics.items():
-            self._metrics[mode][f"episodes/{name}"].append(value)
+            self._record(f"episodes/{name}" if "/" not in name else name, value)
         return columns
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         batch["advantages"] = self._token_advantages(inputs, batch["completion_ids"])
+        mask = batch["completion_mask"] * batch["tool_mask"]
+        self.sampler.costs["trained"] += int(mask.sum())
+        if not self._exact or any(row["stale"] for row in inputs):
+            batch["old_per_token_logps"] = batch["sampling_per_token_logps"]
+            for name, value in sampling_mismatch(self.model, batch, self.temperature).items():
+                self._record(f"sampling/{name}", value)
         return batch
 
     def _token_advantages(self, rows: list[dict[str, Any]], completion_ids: torch.Tensor) -> torch.Tensor:
         """Spread turn advantages over the tokens of each turn; shape as `completion_ids`."""
         size = self.num_generations if self.model.training else self.num_generations_eval
-        outcomes = group_advantages([row["outcome"] for row in rows], size)
-        processes = turn_advantages([[reward for *_, reward in row["turns"]] for row in rows], size)
+        episodes = [
+            EpisodeRewards(row["reward"], tuple(paid for *_, paid in row["turns"]), tuple(row["states"]))
+            for row in rows
+        ]
+        options: dict[str, Any] = {**self._credit_options, "step": self.state.global_step}
+        if "values" in self._rule.needs:
+            options["values"] = [row["values"] for row in rows]
+        per_turn = self._rule(episodes, size, **options)
         advantages = torch.zeros(completion_ids.shape, dtype=torch.float32)
         for i, row in enumerate(rows):
-            for t, (start, end, _) in enumerate(row["turns"]):
-                turn = self.outcome_weight * outcomes[i] + self.process_weight * processes[i][t]
-                advantages[i, start:end] = float(turn)
+            for (start, end, _), advantage in zip(row["turns"], per_turn[i], strict=True):
+                advantages[i, start:end] = float(advantage)
         return advantages.to(completion_ids.device)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Time what a step takes, apart from sampling."""
+        forward, began = self._seconds.get("forward", 0.0), time.perf_counter()
+        sampled = self._seconds.get("prepare", 0.0)
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        took = time.perf_counter() - began
+        ahead = self._seconds["forward"] - forward + self._seconds.get("prepare", 0.0) - sampled
+        self._seconds["backward"] = self._seconds.get("backward", 0.0) + took - ahead
+        return loss
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Time the forward pass."""
+        began = time.perf_counter()
+        loss = super().compute_loss(*args, **kwargs)
+        self._seconds["forward"] = self._seconds.get("forward", 0.0) + time.perf_counter() - began
+        return loss
+
+    def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        inputs = super()._prepare_inputs(*args, **kwargs)
+        self._seconds["prepare"] = self._seconds.get("prepare", 0.0) + time.perf_counter() - began
+        return inputs
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add where the time went since the last log."""
+        for name in ("forward", "backward"):
+            if name in self._seconds:
+                logs[f"seconds/{name}"] = self._seconds[name]
+        self._seconds.clear()
+        super().log(logs, *args, **kwargs)
+
+    def _record(self, name: str, value: float) -> None:
+        self._metrics["train" if self.model.training else "eval"][name].append(value)
 
 
 def outcome(completions: list[Any], outcome: list[float | None], **kwargs: Any) -> list[float | None]:
-    """TRL reward function: the strict outcomes that the rollout brought."""
+    """TRL reward function, for the log: the strict outcomes that the rollout brought."""
     return outcome
+
+
+def reward(completions: list[Any], reward: list[float | None], **kwargs: Any) -> list[float | None]:
+    """TRL reward function: what counted as each episode's reward."""
+    return reward
 
 
 def process(completions: list[Any], process: list[float | None], **kwargs: Any) -> list[float | None]:
