@@ -1,0 +1,78 @@
+"""The expression parser as graders use it; `test_text.py` has the calculator's grammar."""
+
+import contextlib
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palestra.envs.expressions import ExpressionError, evaluate, parse_formula, parse_fraction
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "numbers"),
+    [
+        ("8/(3-8/3)", 24, (8, 3, 8, 3)),
+        ("8 ÷ (3 − 8 ÷ 3) = 24", 24, (8, 3, 8, 3)),
+        ("24 = 3*8", 24, (3, 8)),
+        ("6*4=12*2=24", 24, (6, 4)),
+        ("3 x 8", 24, (3, 8)),
+        (r"$\frac{8}{3-\frac{8}{3}}$", 24, (8, 3, 8, 3)),
+        (r"8 / \frac{8}{3}", 3, (8, 8, 3)),
+        (r"\left(1+2\right) \times 8 \div 1 \cdot 1", 24, (1, 2, 8, 1, 1)),
+        ("`(1+2)*8`", 24, (1, 2, 8)),
+        ("-(1-9)*3", 24, (1, 9, 3)),
+        ("03*8.", 24, (3, 8)),
+        ("24", 24, (24,)),
+        ("24 = 24", 24, (24,)),
+    ],
+)
+def test_formulas_are_read_with_their_literals(text: str, value: int, numbers: tuple[int, ...]) -> None:
+    assert parse_formula(text) == (Fraction(value), numbers)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "ends too early"),
+        ("3+", "ends too early"),
+        ("3 8", "unexpected '8'"),
+        ("3(8)", "unexpected '('"),
+        ("4!", "unexpected '!'"),
+        ("K*2", "unexpected 'K'"),
+        ("2^3", "'^' is not allowed"),
+        ("2**3", "'^' is not allowed"),
+        ("1.5*16", "'1.5' is not allowed"),
+        ("8/(3-3)", "division by zero"),
+        (r"\frac{8}{3-3}", "division by zero"),
+        (r"\frac 8 3", "two groups"),
+        ("1+" * 100 + "1", "longer than 200"),
+        ("(" * 60 + "1" + ")" * 60, "deeper than 50"),
+        (r"\frac{" * 30 + "1", "ends too early"),
+        ("__import__('os').system('true')", "unexpected '_'"),
+        ("٣*٨", "unexpected '٣'"),
+    ],
+)
+def test_what_is_no_formula_is_refused_with_the_reason(text: str, part: str) -> None:
+    with pytest.raises(ExpressionError) as error:
+        parse_formula(text)
+    assert part in str(error.value)
+
+
+@given(st.text(alphabet="0123456789+-*/()x={}\\frac.^ ×÷$", max_size=250) | st.text(max_size=60))
+def test_no_text_raises_anything_else(text: str) -> None:
+    parse_fraction(text)
+    for read in (parse_formula, evaluate):
+        with contextlib.suppress(ExpressionError):
+            read(text)
+
+
+@given(st.fractions(max_denominator=10**6))
+def test_every_fraction_is_read_back(value: Fraction) -> None:
+    assert parse_fraction(str(value)) == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("1,234", 1234), ("12,345.5", Fraction(24691, 2)), ("1,23", None)])
+def test_thousands_may_be_grouped(text: str, value: int | None) -> None:
+    assert parse_fraction(text) == value
