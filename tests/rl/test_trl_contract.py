@@ -1,5 +1,6 @@
 """What we rely on in TRL. A failure here says which seam a new TRL version moved."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,17 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
+from palestra.agents.codec import ChatCodec
+from palestra.agents.engine import SamplingParams
 from palestra.agents.trajectory import Trajectory, TurnSpan
 from palestra.envs import Reward, TaskId, TextEnv
 from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.tasks.string_compose import StringCompose
+from palestra.rl.organisms.tokenizer import character_tokenizer
 from palestra.rl.rundir import RunFolder
-from palestra.rl.sampler import MAX_ROUNDS, GroupSampler, _as_columns
+from palestra.rl.sampler import GroupSampler, Sample, SamplerSettings, _as_columns
 from palestra.rl.settings import TrainSettings
-from palestra.rl.train import train
+from palestra.rl.train import DAPO_ROUNDS, train
 from palestra.rl.trl_trainer import AgentGRPOTrainer
 
 SETTINGS: dict[str, Any] = {
@@ -68,26 +72,50 @@ def test_outcome_advantages_equal_trls_own(monkeypatch: pytest.MonkeyPatch, orga
 
 def test_rows_carry_what_the_rollout_brought(monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path) -> None:
     rows = captured_batch(monkeypatch, organism, tmp_path / "run")["rows"]
-    assert {"outcome", "process", "turns"} <= rows[0].keys(), "TRL no longer hands extra fields to the rows"
+    assert {"outcome", "reward", "process", "turns", "states", "stale"} <= rows[0].keys(), "TRL no longer hands extra fields to the rows"
     prompts = [row["prompt"] for row in rows]
     assert all(len(set(prompts[i : i + 4])) == 1 for i in range(0, 16, 4)), "groups no longer stand together"
 
 
+def samples_of(*trajectories: Trajectory) -> list[Sample]:
+    return [Sample(t, 0, None if t.stop == "error" else t.outcome) for t in trajectories]
+
+
+def columns_of(samples: list[Sample], **settings: Any) -> dict[str, Any]:
+    codec = ChatCodec(character_tokenizer())
+    chosen = SamplerSettings("e/E-v0", "train", SamplingParams(4), len(samples), 0, **settings)
+    return _as_columns(samples, GroupSampler(chosen, codec, lambda model: model))
+
+
+def episode(stop: str, ids: list[int], outcome: float = 0.0) -> Trajectory:
+    spans = [TurnSpan(0, len(ids))] if ids else []
+    mask, logprobs = [1] * len(ids), [0.0] * len(ids)
+    return Trajectory(TaskId("e/E-v0", "train", 0), "k", [1], ids, mask, logprobs, spans, outcome=outcome, stop=stop)
+
+
 def test_a_failed_tool_carries_no_loss() -> None:
-    fine = Trajectory(
-        TaskId("e/E-v0", "train", 0), "k", [1], [2, 3], [1, 1], [0.0, 0.0], [TurnSpan(0, 2)], stop="answer"
-    )
-    broken = Trajectory(
-        TaskId("e/E-v0", "train", 0), "k", [1], [2, 3], [1, 1], [0.0, 0.0], [TurnSpan(0, 2)], stop="error"
-    )
-    never = Trajectory(TaskId("e/E-v0", "train", 0), "k", [1], stop="length")
-    columns = _as_columns([fine, broken, never])
+    columns = columns_of(samples_of(episode("answer", [20, 21]), episode("error", [20, 21]), episode("length", [])))
     assert columns["env_mask"] == [[1, 1], [0, 0], [0]]
-    assert columns["outcome"] == [0.0, None, 0.0]
+    assert columns["outcome"] == columns["reward"] == [0.0, None, 0.0]
     assert all(columns["completion_ids"]), "TRL takes no empty completion"
 
 
-def test_dynamic_sampling_replaces_flat_groups(
+def test_overlong_filtering_masks_what_the_limits_cut_and_nothing_else() -> None:
+    end = ChatCodec(character_tokenizer()).end_id
+    episodes = [episode("turns", [20, 21]), episode("turns", [20, end]), episode("answer", [20, end])]
+    assert columns_of(samples_of(*episodes), filter_cut=True)["env_mask"] == [[0, 0], [1, 1], [1, 1]]
+    assert columns_of(samples_of(*episodes))["env_mask"] == [[1, 1]] * 3
+
+
+def test_groups_without_contrast_leave_the_denominator_under_dynamic_sampling() -> None:
+    flat, mixed = [episode("answer", [20])] * 2, [episode("answer", [20]), episode("answer", [20], 1.0)]
+    chosen = SamplerSettings("e/E-v0", "train", SamplingParams(4), 2, 0, rounds=4)
+    sampler = GroupSampler(chosen, ChatCodec(character_tokenizer()), lambda model: model)
+    assert _as_columns(samples_of(*flat, *mixed), sampler)["env_mask"] == [[0], [0], [1], [1]]
+    assert _as_columns(samples_of(*flat, *flat), sampler)["env_mask"] == [[1]] * 4, "TRL divides by the tokens"
+
+
+def test_dynamic_sampling_gives_up_after_a_bounded_number_of_rounds(
     monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
 ) -> None:
     rounds: list[int] = []
@@ -102,9 +130,33 @@ def test_dynamic_sampling_replaces_flat_groups(
     settings = TrainSettings(model=str(organism), out=tmp_path / "run", **{**SETTINGS, "algo": "dapo"})
     with RunFolder(tmp_path / "run", "train", settings) as folder:
         train(settings, folder)
-    assert rounds == [4] * MAX_ROUNDS, (
-        "where nothing is solved all groups are flat, in every round of a bounded number"
-    )
+    assert len(rounds) == DAPO_ROUNDS
+    assert rounds[0] == 4
+    assert max(rounds) <= 8
+
+
+def test_a_surplus_of_dynamic_sampling_is_carried_over(
+    monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
+) -> None:
+    calls: list[dict[str, float]] = []
+    count = GroupSampler._count
+
+    def counted(self: Any, *rest: Any) -> None:
+        count(self, *rest)
+        calls.append({**self.statistics, "left": float(len(self._carried))})
+
+    monkeypatch.setattr(GroupSampler, "_count", counted)
+    monkeypatch.setattr(StringCompose, "grade", lambda self, task, answer: Reward(float(answer > "d")))
+    more = {**SETTINGS, "algo": "dapo", "steps": 12, "group_size": 2, "prompts": 8}
+    settings = TrainSettings(model=str(organism), out=tmp_path / "run", **more)
+    with RunFolder(tmp_path / "run", "train", settings) as folder:
+        train(settings, folder)
+    assert [call["groups_carried_over"] for call in calls[1:]] == [call["left"] for call in calls[:-1]]
+    assert sum(call["left"] for call in calls) > 0, "no surplus in twelve steps: the test shows nothing"
+    used = [row for row in folder.manifest["history"] if "loss" in row]
+    assert all(math.isfinite(row["loss"]) for row in used)
+    assert any("sampling/ratio_mean" in row for row in used), "the mismatch of carried groups is logged"
+    assert folder.manifest["cost"]["episodes_sampled"] == 2 * sum(call["groups_sampled"] for call in calls)
 
 
 def test_training_stops_where_nothing_can_be_learned(
@@ -122,5 +174,5 @@ def test_training_stops_where_nothing_can_be_learned(
         raise PalestraError("the sandbox is gone")
 
     monkeypatch.setattr(TextEnv, "step", broken)
-    with pytest.raises(PalestraError, match="every episode of a step failed .* the sandbox is gone"):
+    with pytest.raises(PalestraError, match="every episode of a step failed .*the sandbox is gone"):
         run("broken")
