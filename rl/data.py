@@ -25,13 +25,21 @@ def training_row(trajectory: Trajectory) -> dict[str, list[int]]:
     }
 
 
-def solved(env: TextEnv, codec: ChatCodec, index: int) -> Trajectory:
+def solved(env: TextEnv, codec: ChatCodec, index: int, *, worked: bool = True) -> Trajectory:
     """Return the environment's own demonstration of a task.
+
+    Args:
+        env: The environment.
+        codec: Chat to tokens.
+        index: Of the task.
+        worked: Whether the solution is shown turn by turn; if not, the final answer is all there is.
 
     Raises:
         PalestraError: The demonstration does not solve the task, so it must not be learned from.
     """
-    trajectory = replay(env, codec, index, env.solve(env.task_at(index)).turns)
+    task = env.task_at(index)
+    turns = env.solve(task).turns if worked else (f"<answer>{task.answer}</answer>",)
+    trajectory = replay(env, codec, index, turns)
     if trajectory.outcome != 1.0:
         reason = trajectory.error or "the environment gives its own demonstration outcome 0"
         raise PalestraError(f"cannot learn from {trajectory.task}: {reason}; mend `solve` or `grade`")

@@ -52,7 +52,7 @@ class RunFolder:
         self._lock = (out / LOCK).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if existing is not None and (existing.get("status") == "done" or self.last_checkpoint() is not None):
+            if existing is not None and (existing.get("status") == "done" or self._has_progress()):
                 self._check_same(existing)
                 self.manifest = existing
             write_json(out / MANIFEST, self.manifest)
@@ -90,6 +90,9 @@ class RunFolder:
                 return path
             shutil.rmtree(path)
         return None
+
+    def _has_progress(self) -> bool:
+        return self.last_checkpoint() is not None or (self.out / "rounds").is_dir()
 
     def finish(self, **facts: Any) -> None:
         """Record that the run is done, with what it cost."""

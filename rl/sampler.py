@@ -81,6 +81,13 @@ class GroupSampler:
         self._carried: list[list[Sample]] = []
         self._rate = 1.0
 
+    def sample(self, indices: list[int], model: Any, place: str) -> list[list[Sample]]:
+        """Return a group for each task index; `place` decides the seeds."""
+        clock = RolloutClock()
+        self.sampled = self._sample(indices, self.engine_of(model), place, 0, clock)
+        self._count(clock, 0, 0)
+        return self.sampled
+
     def __call__(self, prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
         """Sample for TRL.
 
@@ -238,9 +245,7 @@ def _as_columns(samples: list[Sample], sampler: GroupSampler) -> dict[str, Any]:
     """
     settings, stop_ids = sampler.settings, sampler.codec.stop_ids
     episodes = [s.trajectory for s in samples]
-    silent = [
-        t.stop == "error" or not t.turns or (settings.filter_cut and is_cut(t, stop_ids)) for t in episodes
-    ]
+    silent = [t.stop == "error" or not t.turns or (settings.filter_cut and is_cut(t, stop_ids)) for t in episodes]
     if settings.rounds > 1:
         # Without contrast there is nothing to learn; such groups must not count in the loss's denominator either.
         size = settings.group_size

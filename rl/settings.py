@@ -42,10 +42,31 @@ class RunSettings(BaseModel):
 class SFTSettings(RunSettings):
     """Supervised fine-tuning on the environment's demonstrations."""
 
+    demonstrations: Literal["worked", "answers"] = Field(
+        "worked", description="worked: the environment's solution, turn by turn; answers: the final answer alone"
+    )
     episodes: PositiveInt = Field(10_000, description="demonstrations to train on, each of a task of its own")
     epochs: PositiveInt = Field(1, description="passes over them")
     batch_size: PositiveInt = Field(64, description="demonstrations per optimiser step")
     lr: PositiveFloat = Field(1e-4, description="AdamW learning rate, linear decay")
+
+
+class RFTSettings(RunSettings):
+    """Rejection-sampling fine-tuning: sample, keep what is right, fine-tune on it, and again."""
+
+    rounds: PositiveInt = Field(5, description="rounds of sampling and fine-tuning")
+    token_budget: NonNegativeInt = Field(
+        0,
+        description="sample at least so many tokens, in more or fewer rounds (to match another arm); 0 for no budget",
+    )
+    prompts: PositiveInt = Field(512, description="tasks per round")
+    group_size: PositiveInt = Field(8, description="episodes per task")
+    keep: PositiveInt = Field(4, description="most distinct right episodes per task that are learned from")
+    epochs: PositiveInt = Field(1, description="passes over them per round")
+    batch_size: PositiveInt = Field(64, description="episodes per optimiser step")
+    lr: PositiveFloat = Field(1e-4, description="AdamW learning rate, constant")
+    temperature: PositiveFloat = Field(1.0, le=100, description="sampling temperature")
+    max_tokens: PositiveInt = Field(64, description="most tokens per turn")
 
 
 class TrainSettings(RunSettings):

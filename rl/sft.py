@@ -1,6 +1,6 @@
 """Supervised fine-tuning on demonstrations: TRL's SFTTrainer on the very tokens a rollout would hold."""
 
-import time
+import os
 from typing import Any
 
 from datasets import Dataset
@@ -8,12 +8,13 @@ from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from palestra.agents.codec import ChatCodec
-from palestra.agents.models import load_model
+from palestra.agents.models import LoadedModel, load_model
 from palestra.envs.registry import make
-from palestra.rl.data import PadRows, index_stream, solved, training_row
+from palestra.rl.data import IGNORE, PadRows, index_stream, solved, training_row
 from palestra.rl.progress import ProgressCallback
 from palestra.rl.rundir import MarkComplete, RunFolder
 from palestra.rl.settings import SFTSettings
+from palestra.rl.state import KeepState, Stopwatch
 from palestra.rl.train import common_arguments
 
 
@@ -28,38 +29,65 @@ def fine_tune(settings: SFTSettings, run: RunFolder) -> None:
     loaded = load_model(settings.model, to_train=True)
     codec = ChatCodec(loaded.tokenizer)
     set_seed(settings.seed)
-    steps = settings.epochs * -(-settings.episodes // settings.batch_size)
-    config = SFTConfig(
-        **common_arguments(settings, run),
-        max_steps=steps,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.lr,
-        lr_scheduler_type="linear",
-        max_length=None,
-        packing=False,
+    rows = _rows(settings, codec)
+    stopwatch = Stopwatch()
+    keep = KeepState({"stopwatch": stopwatch}, int(os.environ.get("RANK", "0")))
+    trainer = trainer_on(
+        rows,
+        loaded,
+        codec,
+        SFTConfig(
+            **common_arguments(settings, run),
+            max_steps=settings.epochs * -(-settings.episodes // settings.batch_size),
+            per_device_train_batch_size=settings.batch_size,
+            learning_rate=settings.lr,
+            lr_scheduler_type="linear",
+            max_length=None,
+            packing=False,
+        ),
+        [stopwatch, keep, MarkComplete(), ProgressCallback(f"sft {settings.env}", {"loss": "loss"})],
     )
+    checkpoint = run.last_checkpoint()
+    if checkpoint:
+        keep.restore(checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model(str(run.out))
+    run.finish(
+        resumed_from=int(checkpoint.name.split("-")[1]) if checkpoint else 0,
+        cost={
+            "optimiser_steps": trainer.state.global_step,
+            "demonstrations": settings.episodes,
+            "tokens_sampled": 0,
+            "tokens_trained": settings.epochs * count_trained(rows),
+            "seconds": round(stopwatch.elapsed(), 1),
+        },
+        history=trainer.state.log_history,
+    )
+
+
+def trainer_on(
+    rows: list[dict[str, Any]], loaded: LoadedModel, codec: ChatCodec, config: SFTConfig, callbacks: list[Any]
+) -> SFTTrainer:
+    """Return TRL's trainer on rows of `input_ids` and `labels`."""
     trainer = SFTTrainer(
         model=loaded.model,
         processing_class=loaded.tokenizer,
         args=config,
-        train_dataset=Dataset.from_list(_rows(settings, codec)),
+        train_dataset=Dataset.from_list(rows),
         data_collator=PadRows(codec.pad_id),
-        callbacks=[MarkComplete(), ProgressCallback(f"sft {settings.env}", {"loss": "loss"})],
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
-    start = time.perf_counter()
-    checkpoint = run.last_checkpoint()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model(str(run.out))
-    run.finish(
-        episodes=settings.episodes,
-        resumed_from=int(checkpoint.name.split("-")[1]) if checkpoint else 0,
-        seconds_since_resume=round(time.perf_counter() - start, 1),
-        history=trainer.state.log_history,
-    )
+    return trainer
+
+
+def count_trained(rows: list[dict[str, Any]]) -> int:
+    """Count the tokens that carry loss."""
+    return sum(label != IGNORE for row in rows for label in row["labels"])
 
 
 def _rows(settings: SFTSettings, codec: ChatCodec) -> list[dict[str, Any]]:
     env = make(settings.env, settings.variant)
     stream = index_stream(settings.seed)
-    return [training_row(solved(env, codec, next(stream))) for _ in range(settings.episodes)]
+    worked = settings.demonstrations == "worked"
+    return [training_row(solved(env, codec, next(stream), worked=worked)) for _ in range(settings.episodes)]

@@ -61,7 +61,9 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
         lambda model: TransformersEngine(model, codec.stop_ids, codec.pad_id),
     )
     env = make(settings.env, settings.variant)
-    validation = Validation(sampler, settings.validate_problems, settings.validate_every) if settings.validate_every else None
+    validation = (
+        Validation(sampler, settings.validate_problems, settings.validate_every) if settings.validate_every else None
+    )
     reset = ReferenceReset(settings.reset_every, settings.reset_patience, validation)
     watch = Watch(sampler, env.process_terms, run.out, settings.show_every)
     stopwatch = Stopwatch()

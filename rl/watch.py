@@ -29,9 +29,7 @@ class Watch(TrainerCallback):
         show_every: Steps between episodes written there; 0: never.
     """
 
-    def __init__(
-        self, sampler: GroupSampler, terms: Mapping[str, ProcessTerm], folder: Path, show_every: int
-    ) -> None:
+    def __init__(self, sampler: GroupSampler, terms: Mapping[str, ProcessTerm], folder: Path, show_every: int) -> None:
         self._sampler, self._folder, self._show_every = sampler, folder, show_every
         self.hacking = HackingMonitor({name: term.high for name, term in terms.items()})
         self.repetition = RepetitionMonitor()

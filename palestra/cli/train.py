@@ -5,7 +5,7 @@ from typing import TypeVar
 import typer
 
 from palestra.cli.options import settings_command
-from palestra.rl.settings import RunSettings, SFTSettings, TrainSettings
+from palestra.rl.settings import RFTSettings, RunSettings, SFTSettings, TrainSettings
 
 _Run = TypeVar("_Run", bound=RunSettings)
 
@@ -15,9 +15,19 @@ Running the same command again resumes from the last checkpoint.
 
 Example: `palestra sft --model string-atoms --env palestra/StringCompose-v0 --out runs/sft`
 """
+RFT_HELP = """Fine-tune on the model's own right episodes: sample, keep what the environment accepts, train, and again.
+
+Running the same command again resumes after the last round. With --token-budget an arm samples as much as another
+one did: see cost.tokens_sampled in that run's manifest.json.
+
+Example: `palestra rft --model string-atoms --env palestra/StringCompose-v0 --out runs/rft`
+"""
 TRAIN_HELP = """Train with GRPO or DAPO on the environment's rewards.
 
-Running the same command again resumes from the last checkpoint.
+Running the same command again resumes from the last checkpoint. A recipe (--config) holds the same settings.
+
+Placebos for a comparison: `--reward random`, `--reward format`. Turn-level credit: `--reward both --credit step-groups`.
+ProRL: `--beta 0.05 --reset-every 100`, or `--validate-every 10 --reset-patience 5`.
 
 Example: `palestra train --model string-atoms --env palestra/StringCompose-v0 --algo dapo --out runs/rl`
 """
@@ -26,12 +36,26 @@ Example: `palestra train --model string-atoms --env palestra/StringCompose-v0 --
 def add_to(app: typer.Typer) -> None:
     """Add the verbs."""
     settings_command(app, "sft", SFTSettings, sft, SFT_HELP)
+    settings_command(app, "rft", RFTSettings, rft, RFT_HELP)
     settings_command(app, "train", TrainSettings, train, TRAIN_HELP)
 
 
 def sft(settings: SFTSettings) -> None:
     """Run supervised fine-tuning and say what is next."""
     run_sft(settings)
+    _say_done(settings)
+
+
+def rft(settings: RFTSettings) -> None:
+    """Run rejection-sampling fine-tuning and say what is next."""
+    from palestra.rl.rundir import RunFolder
+
+    checked = _checked(settings)
+    with RunFolder(checked.out, "rft", checked) as run:
+        if not run.done:
+            from palestra.rl.rft import fine_tune_on_own
+
+            fine_tune_on_own(checked, run)
     _say_done(settings)
 
 
@@ -86,5 +110,5 @@ def _checked(settings: _Run) -> _Run:
 
 def _say_done(settings: RunSettings) -> None:
     typer.echo(f"trained; the model is in {settings.out}")
-    tokens = f" --max-tokens {settings.max_tokens}" if isinstance(settings, TrainSettings) else ""
+    tokens = f" --max-tokens {settings.max_tokens}" if isinstance(settings, TrainSettings | RFTSettings) else ""
     typer.echo(f"next: palestra eval --model {settings.out} --env {settings.env}{tokens} --out {settings.out}-eval")

@@ -255,7 +255,9 @@ class AlwaysAnswers:
 
     def open(self, params: SamplingParams, most: int) -> BatchStream:
         ids = CODEC.encode_turn("<answer>a</answer>")
-        return BatchStream(lambda prompts, *_: [Completion(ids, [0.0] * len(ids), "eos") for _ in prompts], params, most)
+        return BatchStream(
+            lambda prompts, *_: [Completion(ids, [0.0] * len(ids), "eos") for _ in prompts], params, most
+        )
 
 
 @pytest.mark.parametrize("blocking", [False, True])

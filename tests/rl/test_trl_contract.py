@@ -72,7 +72,9 @@ def test_outcome_advantages_equal_trls_own(monkeypatch: pytest.MonkeyPatch, orga
 
 def test_rows_carry_what_the_rollout_brought(monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path) -> None:
     rows = captured_batch(monkeypatch, organism, tmp_path / "run")["rows"]
-    assert {"outcome", "reward", "process", "turns", "states", "stale"} <= rows[0].keys(), "TRL no longer hands extra fields to the rows"
+    assert {"outcome", "reward", "process", "turns", "states", "stale"} <= rows[0].keys(), (
+        "TRL no longer hands extra fields to the rows"
+    )
     prompts = [row["prompt"] for row in rows]
     assert all(len(set(prompts[i : i + 4])) == 1 for i in range(0, 16, 4)), "groups no longer stand together"
 
