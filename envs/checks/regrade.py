@@ -35,12 +35,12 @@ def same_answer(canonical: str, answer: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold().strip(_MARKS)
+    folded = _FRAC.sub(r"\1\2/\3", unicodedata.normalize("NFKC", text).casefold()).strip(_MARKS)
     return re.sub(r"\s*([^\w\s])\s*", r"\1", re.sub(r"\s+", " ", folded))
 
 
 def _number(text: str) -> Fraction | None:
-    text = _FRAC.sub(r"\1\2/\3", text).strip(_MARKS)
+    text = text.strip(_MARKS)
     if _GROUPED.fullmatch(text):
         text = re.sub("[,_ ]", "", text)
     match = _NUMBER.fullmatch(text)
