@@ -111,7 +111,7 @@ def test_variance_may_fall_where_tasks_are_solved() -> None:
 
 
 def test_slow_loss_of_variance_is_noticed() -> None:
-    # Two percent per step: a block of 10 is 18% below the last one, and the fifth is under half of the first (0.98^40).
+    # Two percent per step: blocks of 10 lose 18% each, and the fifth is under half of the first (0.98^40).
     assert [step for step, _ in collapse([{"deviation": 0.4 * 0.98**i} for i in range(60)], window=10)] == [49]
 
 
