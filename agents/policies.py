@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from palestra.agents.trajectory import Trajectory, TurnSpan
 from palestra.envs.core import TextEnv
@@ -65,8 +65,13 @@ class HumanPolicy:
         return self._ask()
 
 
-def play(env: TextEnv, policy: Policy, index: int) -> Trajectory:
-    """Play one episode of `env` with a policy; the trajectory holds messages and rewards, no tokens."""
+def play(
+    env: TextEnv, policy: Policy, index: int, watch: Callable[[dict[str, Any]], None] = lambda info: None
+) -> Trajectory:
+    """Play one episode of `env` with a policy; the trajectory holds messages and rewards, no tokens.
+
+    `watch` is given the info of each step.
+    """
     observation, _ = env.reset(options={"index": index})
     assert env.task_id is not None
     assert env.task is not None
@@ -74,6 +79,7 @@ def play(env: TextEnv, policy: Policy, index: int) -> Trajectory:
     while not trajectory.stop:
         action = policy.act(env, observation)
         observation, _, terminated, truncated, info = env.step(action)
+        watch(info)
         trajectory.messages.append({"role": "assistant", "content": action})
         trajectory.turns.append(TurnSpan(0, 0, dict(info["reward"]["process"])))
         trajectory.outcome = info["reward"]["outcome"]

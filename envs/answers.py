@@ -40,6 +40,18 @@ def extract_answer(text: str, *, fenced: bool = False) -> str | None:
     return None
 
 
+def plain_answer(text: str) -> str | None:
+    """Return what `extract_answer` does if `text` is, at a glance, words and one answer without a call; else None.
+
+    Most turns that answer are so, and need no closer look.
+    """
+    before, _, rest = text.partition("<answer>")
+    answer, closing, after = rest.partition("</answer>")
+    if not closing or "<" in before or "<" in answer or "<" in after or "{" in before or "```" in text:
+        return None
+    return answer.strip() if len(answer) <= MAX_ANSWER else None
+
+
 def _last_tag(text: str) -> str | None:
     folded = text.lower() if text.isascii() else "".join(c.lower() if c.isascii() else c for c in text)
     end = folded.rfind("</answer>")

@@ -11,17 +11,19 @@ is only ever a process term.
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import gymnasium
 
-from palestra.envs.answers import MAX_ANSWER, extract_answer
+from palestra.envs.answers import MAX_ANSWER, extract_answer, plain_answer
+from palestra.envs.episode import Demonstration, ProcessTerm, Reward, Task, TaskId, Turn
 from palestra.envs.errors import UsageError, unknown_name
 from palestra.envs.spaces import Unicode
 from palestra.envs.splits import Recent, hash64, split_cell
 from palestra.envs.toolcalls import ToolCall, format_tool_call, parse_tool_calls, rewrite_tool_calls
 from palestra.envs.tools.base import EpisodeState, Tool, ToolError
+
+__all__ = ["Demonstration", "ProcessTerm", "Reward", "Task", "TaskId", "TextEnv", "Turn", "split_cell"]
 
 MAX_TEXT = 1_000_000
 """Longest observation or action, in code points."""
@@ -29,70 +31,6 @@ MAX_CALLS = 8
 """Tool calls that are run in one turn; the rest are answered with an error."""
 _MAX_DRAWS = 20_000
 _RECENT_TASKS = 512
-
-
-@dataclass(frozen=True, slots=True)
-class TaskId:
-    """Names one problem: the members of a GRPO group are resets of one identity."""
-
-    env: str
-    variant: str
-    index: int
-
-    def __str__(self) -> str:
-        return f"{self.env}/{self.variant}/{self.index}"
-
-    def seed(self, purpose: str = "task") -> int:
-        """A 64-bit seed that depends on every part of the identity, never on neighbouring indices."""
-        return hash64(f"{purpose}|{self.env}|{self.variant}|{self.index}")
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A problem with its answer."""
-
-    prompt: str
-    """The first observation."""
-    answer: str
-    """The canonical right answer."""
-    key: str
-    """Canonical content: two tasks are the same problem exactly if their keys are equal."""
-    data: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever `grade`, `process` and `solve` need; never changed, since episodes share it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reward:
-    """A strict outcome and named process terms."""
-
-    outcome: float
-    """1.0 if the task is solved, else 0.0; pass@k counts nothing else."""
-    process: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessTerm:
-    """Declares a process term: its bounds per episode, and how it could be collected without solving."""
-
-    low: float
-    high: float
-    gamed_by: str
-
-
-@dataclass(frozen=True, slots=True)
-class Demonstration:
-    """An oracle episode: the assistant turns that solve the task, as a model would write them."""
-
-    turns: tuple[str, ...]
-
-
-class Turn(NamedTuple):
-    """One assistant turn as the environment read it."""
-
-    action: str
-    calls: tuple[ToolCall, ...] = ()
-    results: tuple[str, ...] = ()
-    answer: str | None = None
 
 
 class TextEnv(gymnasium.Env[str, str], ABC):
@@ -143,7 +81,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         self._cell = split_cell(self.variants, variant)
         self.observation_space = Unicode(MAX_TEXT)
         self.action_space = Unicode(MAX_TEXT, examples=self.example_actions())
-        self.task_id: TaskId | None = None
+        self._index: int | None = None
+        self._task_name = ""
         self.task: Task | None = None
         self.turns: list[Turn] = []
         self._observations: list[str] = []
@@ -213,6 +152,11 @@ class TextEnv(gymnasium.Env[str, str], ABC):
 
     # What every environment has.
 
+    @property
+    def task_id(self) -> TaskId | None:
+        """The identity of the task; None before the first episode."""
+        return None if self._index is None else TaskId(self.env_id, self.variant, self._index)
+
     def task_at(self, index: int) -> Task:
         """Return the task of this variant with the given index.
 
@@ -223,15 +167,19 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             RuntimeError: No draw in 20,000 falls into the share: the generator has too few tasks.
         """
         rng = random.Random(TaskId(self.env_id, self.variant, index).seed())
-        low, high = self._cell
         for _ in range(_MAX_DRAWS):
             task = self.sample(rng)
-            if low <= hash64(f"{self.env_id}|{task.key}") / 2**64 < high:
+            if self.owns(task.key):
                 return task
         raise RuntimeError(
             f"{self.env_id}: no task of variant '{self.variant}' found in {_MAX_DRAWS} draws; "
             "its generator makes too few different tasks"
         )
+
+    def owns(self, key: str) -> bool:
+        """Return whether a task with this key belongs to the variant; a `sample` that is slow may ask early."""
+        low, high = self._cell
+        return low <= hash64(f"{self.env_id}|{key}") / 2**64 < high
 
     def distinct_indices(self, count: int) -> list[int]:
         """Return the first `count` indices whose tasks all differ in key.
@@ -263,18 +211,22 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         Returns:
             The task's prompt, and an info with `task` (its identity) and `role`.
         """
-        super().reset(seed=seed)
-        self.end_episode()
-        index = (options or {}).get("index")
+        if seed is not None:
+            super().reset(seed=seed)
+        if not self._over:
+            self.end_episode()
+        index = options.get("index") if options else None
         if index is None:
             index = int(self.np_random.integers(2**31))
-        self.task_id = TaskId(self.env_id, self.variant, index)
-        self._task_name = str(self.task_id)  # every step reports it
-        self.task = self._recent.get((self.variant, self._cell, index), lambda: self.task_at(index))
+        self._index = index
+        self._task_name = f"{self.env_id}/{self.variant}/{index}"  # every step reports it
+        # The members of a group begin the same task one soon after the other.
+        task = self._recent.get((self.variant, index))
+        self.task = task = task or self._recent.put((self.variant, index), self.task_at(index))
         self.turns, self._observations, self._answers = [], [], 0
-        self.world = self._state.world = self.begin(self.task)
+        self.world = self._state.world = self.begin(task)
         self._over = False
-        return self.task.prompt, {"task": self._task_name, "role": "user"}
+        return task.prompt, {"task": self._task_name, "role": "user"}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one assistant turn.
@@ -291,8 +243,11 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             raise gymnasium.error.InvalidAction(f"an action is a string, not {type(action).__name__}")
         turn = self._read(action)
         self.turns.append(turn)
-        kind = "answer" if turn.answer is not None else "tool" if turn.calls else "malformed"
-        self._answers += kind == "answer"
+        if turn.answer is not None:
+            kind = "answer"
+            self._answers += 1
+        else:
+            kind = "tool" if turn.calls else "malformed"
         process = dict(self.process(task, self.turns))
         reward = self.judge(task, turn)
         outcome = 0.0
@@ -366,6 +321,9 @@ class TextEnv(gymnasium.Env[str, str], ABC):
 
     def _read(self, action: str) -> Turn:
         """Read a turn and run its calls: an answer only if it holds none, or one of `submit`."""
+        answer = plain_answer(action)
+        if answer is not None:
+            return Turn(action, (), (), answer)
         calls = parse_tool_calls(action, self._toolbox)
         if not calls:
             return Turn(action, answer=extract_answer(action, fenced=self.answers_in_fences))

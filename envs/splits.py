@@ -3,7 +3,7 @@
 Invariant: variants that are not both for training share no task, whatever their generators draw.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -33,20 +33,18 @@ def hash64(text: str) -> int:
 
 
 class Recent(Generic[_T]):
-    """What was made lately, by key: the members of a group begin the same task one soon after the other."""
+    """A bounded memory of what was made last, by key."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._made: dict[Any, _T] = {}
         self._lock = Lock()
+        self.get = self._made.get
 
-    def get(self, key: Any, make: Callable[[], _T]) -> _T:
-        """Return what was made for `key`, made now if it is not among the last."""
-        found = self._made.get(key)
-        if found is None:
-            found = make()
-            with self._lock:
-                if len(self._made) >= self._limit:
-                    del self._made[next(iter(self._made))]
-                self._made[key] = found
-        return found
+    def put(self, key: Any, made: _T) -> _T:
+        """Remember what was made for a key, and forget the oldest if there are too many; return it."""
+        with self._lock:
+            if len(self._made) >= self._limit:
+                del self._made[next(iter(self._made))]
+            self._made[key] = made
+        return made

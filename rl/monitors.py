@@ -8,19 +8,19 @@ Give it every episode sampled: dynamic sampling keeps the mixed groups only, who
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from statistics import median
+from statistics import median, variance
 from typing import Any
 
 from palestra.rl.credit.rewards import EpisodeRewards
 
-LEVEL = 1e-3
-"""Level of the tests: a monitor looks again and again, and the episodes of a group are alike."""
+LEVEL = 1e-4
+"""Level of the tests: a monitor looks again and again, and at the most striking blocks."""
 LEAST_GROWTH = 0.05
 """A share that grew by less is not worth a sentence."""
 
 
 class _ShareMonitor:
-    """Follows a share over blocks of steps; subclasses count `hits` among `episodes` in `self._block`."""
+    """Follows a share over blocks of steps."""
 
     def __init__(self, window: int, terms: Mapping[str, float]) -> None:
         self.window = window
@@ -29,7 +29,18 @@ class _ShareMonitor:
         self._reference: dict[str, Any] | None = None
 
     def _empty(self) -> dict[str, Any]:
-        return {"steps": 0, "episodes": 0, "hits": 0, "solved": 0, "terms": dict.fromkeys(self._terms, 0.0)}
+        counts = dict.fromkeys(("steps", "groups", "total", "hits", "solved", "hits2", "total2", "both"), 0)
+        return {**counts, "terms": dict.fromkeys(self._terms, 0.0)}
+
+    def _count(self, hits: int, total: int) -> None:
+        """Add a group: things that are alike, of which some are hits."""
+        block = self._block
+        block["groups"] += 1
+        block["hits"] += hits
+        block["total"] += total
+        block["hits2"] += hits * hits
+        block["total2"] += total * total
+        block["both"] += hits * total
 
     def _end_step(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Return the reference and the block that just ended, if the share grew from the one to the other.
@@ -72,19 +83,20 @@ class HackingMonitor(_ShareMonitor):
         self.high = high
         super().__init__(window, self.maxima)
 
-    def update(self, episodes: Sequence[EpisodeRewards]) -> list[str]:
-        """Take the episodes of a step, broken ones included, and return at most one warning."""
-        block = self._block
-        for episode in episodes:
-            if episode.outcome is None:
-                continue
-            block["episodes"] += 1
-            if episode.outcome:
-                block["solved"] += 1
-            else:
-                block["hits"] += self.is_hacked(episode)
-                for name, most in self.maxima.items():
-                    block["terms"][name] += episode.terms.get(name, 0.0) / most
+    def update(self, episodes: Sequence[EpisodeRewards], group_size: int) -> list[str]:
+        """Take the episodes of a step and return at most one warning.
+
+        Args:
+            episodes: Broken ones included; members of a group stand together.
+            group_size: Episodes per group, which are alike: the test allows for that.
+        """
+        for start in range(0, len(episodes), group_size):
+            whole = [e for e in episodes[start : start + group_size] if e.outcome is not None]
+            failed = [e for e in whole if not e.outcome]
+            self._count(sum(map(self.is_hacked, failed)), len(whole))
+            self._block["solved"] += len(whole) - len(failed)
+            for name, most in self.maxima.items():
+                self._block["terms"][name] += sum(e.terms.get(name, 0.0) for e in failed) / most
         grown = self._end_step()
         return [self._sentence(*grown)] if grown else []
 
@@ -95,13 +107,13 @@ class HackingMonitor(_ShareMonitor):
 
     def _sentence(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         def mean(block: Mapping[str, Any], name: str) -> float:
-            return float(block["terms"][name] / max(1, block["episodes"] - block["solved"]))
+            return float(block["terms"][name] / max(1, block["total"] - block["solved"]))
 
         term = max(self.maxima, key=lambda name: mean(now, name) - mean(before, name))
         return (
-            f"{_share(now):.0%} of the last {now['episodes']} episodes earned at least {self.high:.0%} of the process "
+            f"{_share(now):.0%} of the last {now['total']} episodes earned at least {self.high:.0%} of the process "
             f"reward and failed, up from {_share(before):.0%}, while the share solved went from "
-            f"{before['solved'] / max(1, before['episodes']):.0%} to {now['solved'] / max(1, now['episodes']):.0%}: "
+            f"{before['solved'] / max(1, before['total']):.0%} to {now['solved'] / max(1, now['total']):.0%}: "
             f"'{term}' grew most in failed episodes ({mean(before, term):.2f} to {mean(now, term):.2f} of its "
             "maximum) and may be gamed"
         )
@@ -117,17 +129,16 @@ class RepetitionMonitor(_ShareMonitor):
     def __init__(self, *, window: int = 10) -> None:
         super().__init__(window, {})
 
-    def update(self, turns: Sequence[str]) -> list[str]:
-        """Take what the model wrote in a step, turn by turn, and return at most one warning."""
-        block = self._block
-        block["episodes"] += len(turns)
-        block["hits"] += sum(map(is_repetitive, turns))
+    def update(self, groups: Sequence[Sequence[str]]) -> list[str]:
+        """Take what the model wrote in a step, for each group of episodes all their turns; at most one warning."""
+        for turns in groups:
+            self._count(sum(map(is_repetitive, turns)), len(turns))
         grown = self._end_step()
         if not grown:
             return []
         before, block = grown
         return [
-            f"{_share(block):.0%} of the last {block['episodes']} turns repeat themselves, up from "
+            f"{_share(block):.0%} of the last {block['total']} turns repeat themselves, up from "
             f"{_share(before):.0%}: the policy may be falling into an echo trap"
         ]
 
@@ -150,13 +161,13 @@ class CollapseMonitor:
       compare, and the reward is about to fall. Where the outcome rises, the deviation falls because tasks
       are solved, and nothing is said.
     - Entropy falls under 15% of what it was in the first block, before 95% is solved.
-    - The gradient's norm is not finite, or 10 times its median over the last four windows.
+    - The gradient's norm is not finite, or 10 times its median over the last two windows.
 
     Args:
         window: Steps per block.
     """
 
-    def __init__(self, *, window: int = 5) -> None:
+    def __init__(self, *, window: int = 10) -> None:
         self.window = window
         self._block: dict[str, list[float]] = {"outcome": [], "deviation": [], "entropy": []}
         self._reference: dict[str, list[float]] | None = None
@@ -218,7 +229,7 @@ class CollapseMonitor:
         usual = median(self._norms) if len(self._norms) >= self.window else None
         spike = not math.isfinite(norm) or (usual is not None and norm > 10 * usual)
         if math.isfinite(norm) and norm > 0:  # a step without contrast has no gradient and is no measure
-            self._norms = [*self._norms, norm][-4 * self.window :]
+            self._norms = [*self._norms, norm][-2 * self.window :]
         quiet, self._quiet = self._quiet, max(0, self._quiet - 1)
         if not spike:
             return []
@@ -248,17 +259,27 @@ class CollapseMonitor:
 
 
 def _share(block: Mapping[str, Any]) -> float:
-    return float(block["hits"] / max(1, block["episodes"]))
+    return float(block["hits"] / max(1, block["total"]))
+
+
+def _effective(block: Mapping[str, Any]) -> tuple[int, int]:
+    """Return hits and misses as if groups held independent things: counts divided by the design effect."""
+    p, n, groups = _share(block), block["total"], block["groups"]
+    squares = block["hits2"] - 2 * p * block["both"] + p * p * block["total2"]
+    if p in (0.0, 1.0) or groups < 2:
+        n = min(n, groups)
+    elif squares > 0:
+        n = min(n, p * (1 - p) * n * n * (groups - 1) / groups / squares)
+    return round(p * n), round((1 - p) * n)
 
 
 def _grew(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a share grew, by Fisher's exact test of two proportions."""
+    """Whether a share grew, by Fisher's exact test of two proportions on effective counts."""
     from scipy.stats import fisher_exact
 
     if _share(now) - _share(before) < LEAST_GROWTH:
         return False
-    table = [[block["hits"], block["episodes"] - block["hits"]] for block in (now, before)]
-    return bool(fisher_exact(table, alternative="greater").pvalue < LEVEL)
+    return bool(fisher_exact([_effective(now), _effective(before)], alternative="greater").pvalue < LEVEL)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -266,10 +287,13 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _exceeds(high: Sequence[float], low: Sequence[float]) -> bool:
-    """Whether one block's mean is above another's by three standard errors of the difference."""
+    """Whether one block's mean is above another's, by Welch's one-sided test on its steps."""
+    from scipy.stats import t
 
-    def error(values: Sequence[float]) -> float:  # squared
-        mean = _mean(values)
-        return sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1) / len(values)
-
-    return _mean(high) - _mean(low) > 3 * math.sqrt(error(high) + error(low))
+    gap = _mean(high) - _mean(low)
+    parts = [variance(values) / len(values) if len(values) > 1 else 0.0 for values in (high, low)]
+    error = sum(parts)
+    if gap <= 0 or error == 0:
+        return gap > 0
+    freedom = error**2 / sum(part**2 / (len(high) - 1) for part in parts)
+    return bool(t.sf(gap / math.sqrt(error), freedom) < LEVEL)

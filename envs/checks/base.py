@@ -7,18 +7,20 @@ time; whatever that code does, the check ends.
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from math import sqrt
 from typing import Any, TypeVar
 
 from palestra.envs.checks.limits import TimeLimits
-from palestra.envs.core import Demonstration, Task, TextEnv
-from palestra.envs.registry import make
+from palestra.envs.core import Task, TextEnv
+from palestra.envs.registry import make, spec
 
 _Item = TypeVar("_Item")
 
 BLOCKING_STEP_S = RESET_S = 60.0
 """Seconds that a step of a blocking environment, and everything else of an environment, may take."""
+GUESSABLE, COPY, FEW_TASKS = "guessable", "copy", "few-tasks"
+"""Flags of an environment that the checks heed: chance solves more of it than it may elsewhere, a part of the prompt
+is a right answer, there are fewer tasks than there should be. What they excuse is still measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +104,14 @@ class Subject:
         """Digests of the first tasks and episodes, to be compared with those of another process."""
         self.tell: Callable[[str], None] = lambda doing: None
         """Reports what is being done."""
+        self.flags = spec(env_id).flags
         self.env = self.make()
         self._step_s = BLOCKING_STEP_S if self.env.blocking else settings.step_s
 
     @property
     def allowed_chance(self) -> float:
         """Share of episodes that may be solved by chance."""
-        return self.settings.max_chance
+        return 1.0 if GUESSABLE in self.flags else self.settings.max_chance
 
     @property
     def chance_limit(self) -> float:
@@ -118,12 +121,6 @@ class Subject:
     def make(self) -> TextEnv:
         """Make another instance of the environment."""
         return self.limits.call(RESET_S, make, self.env_id, self.variant)
-
-    def make_remembering(self) -> TextEnv:
-        """Make an instance that draws each task once; that tasks can be drawn again is another check's business."""
-        env = self.make()
-        env.task_at = cache(env.task_at)  # type: ignore[method-assign]
-        return env
 
     def reset(self, env: TextEnv, index: int) -> str:
         """Start an episode and return the first observation."""
@@ -140,9 +137,9 @@ class Subject:
         self.step_ns.append(time.perf_counter_ns() - began)
         return result
 
-    def solve(self, env: TextEnv, task: Task) -> Demonstration:
-        """Return the oracle's episode."""
-        return self.ask(env.solve, task)
+    def demonstrate(self, env: TextEnv, task: Task) -> tuple[str, ...]:
+        """Return the oracle's turns."""
+        return self.ask(env.demonstrate, task).turns
 
     def ask(self, call: Callable[..., _Item], *arguments: Any, **named: Any) -> _Item:
         """Call something else of the environment."""

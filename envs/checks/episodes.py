@@ -87,7 +87,7 @@ def play_oracle(subject: Subject, env: TextEnv, index: int) -> Episode:
     """Play the environment's own demonstration."""
     episode = begin(subject, env, index)
     assert env.task is not None
-    turns = subject.solve(env, env.task).turns
+    turns = subject.demonstrate(env, env.task)
     episode.planned = len(turns)
     _continue(subject, env, episode, turns)
     return episode
@@ -130,7 +130,7 @@ def describe(subject: Subject, env: TextEnv, index: int) -> dict[str, str]:
         "key": task.key,
         "answer": task.answer,
         "system prompt": env.system_prompt(),
-        "demonstration": subject.solve(env, task).turns,
+        "demonstration": subject.demonstrate(env, task),
         "oracle episode": play_oracle(subject, env, index),
         "random episode": play_random(subject, env, index),
     }

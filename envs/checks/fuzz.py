@@ -15,7 +15,7 @@ from palestra.envs.checks.mutations import TurnMaker
 from palestra.envs.checks.regrade import same_answer
 
 TASKS = 32
-"""Tasks that the turns are spread over; each is drawn once."""
+"""Tasks that the turns are spread over; few enough to be kept, so that a reset costs no draw."""
 _RIGHT = 0.25
 """Share of turns before the last that are the oracle's own, so that episodes get beyond their beginning."""
 _REPORT_EVERY = 5_000
@@ -26,7 +26,7 @@ class Fuzzer:
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        self._env, self._replay = subject.make_remembering(), subject.make_remembering()
+        self._env, self._replay = subject.make(), subject.make()
         self._by_text = judged_by_text(self._env)
         self._rng = random.Random(f"fuzz|{subject.settings.seed}|{subject.env_id}|{subject.variant}")
         self._maker = TurnMaker(self._env, self._rng)
@@ -39,7 +39,7 @@ class Fuzzer:
         """Play until enough actions were played."""
         for index in self._subject.within_budget(range(TASKS), "fuzzed tasks"):
             task = self._subject.ask(self._env.task_at, index)
-            self._turns.append(self._subject.solve(self._env, task).turns or ("",))
+            self._turns.append(self._subject.demonstrate(self._env, task) or ("",))
         self._all = [turn for turns in self._turns for turn in turns]
         reported = 0
         while self.actions < self._subject.settings.fuzz:

@@ -7,7 +7,7 @@ that is right on more tasks than chance may be needs no ability: whatever is tra
 import re
 from collections.abc import Iterator
 
-from palestra.envs.checks.base import Problem, Subject, shorten, wilson
+from palestra.envs.checks.base import COPY, Problem, Subject, shorten, wilson
 from palestra.envs.checks.episodes import Episode, advance, begin
 from palestra.envs.core import TextEnv
 
@@ -37,7 +37,8 @@ def copies(text: str) -> dict[str, str]:
 
 def answers_do_not_leak(subject: Subject) -> Iterator[Problem]:
     """Copy from the prompt, and from what the first thoughtless turn brings."""
-    env = subject.make_remembering()
+    env = subject.make()
+    allowed = 1.0 if COPY in subject.flags else subject.allowed_chance
     tasks = range(subject.settings.probed)
     for place, opening in _openings(env).items():
         hits: dict[str, int] = {}
@@ -50,7 +51,7 @@ def answers_do_not_leak(subject: Subject) -> Iterator[Problem]:
                     hits[copier] = hits.get(copier, 0) + 1
                     examples.setdefault(copier, f"{shorten(copy)} on task {index}")
         best = max(hits, key=lambda copier: wilson(hits[copier], played[copier]), default="")
-        if best and wilson(hits[best], played[best])[0] > subject.allowed_chance:
+        if best and wilson(hits[best], played[best])[0] > allowed:
             yield Problem(
                 "leak",
                 f"copying {best} of {place} solves {hits[best]} of {played[best]} tasks (for example "

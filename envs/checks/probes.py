@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from palestra.envs.answers import MAX_ANSWER
-from palestra.envs.checks.base import Problem, Subject, judged_by_text, shorten, wilson
+from palestra.envs.checks.base import COPY, Problem, Subject, judged_by_text, shorten, wilson
 from palestra.envs.checks.episodes import advance, begin
 from palestra.envs.checks.regrade import same_answer
 from palestra.envs.core import Task, TextEnv
@@ -103,16 +103,20 @@ def _misplaced(case: Case) -> list[str]:
         answer,
         f"The answer is {answer}.",
         f"<output>{answer}</output>",
-        f"```\n{answer}\n```",
         f"<!-- {answer} -->",
         f"{answer}</answer>",
         call % answer.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n"),
     ]
 
 
+def _fenced(case: Case) -> list[str]:
+    return [f"```\n{case.answer}\n```"] if case.answer.strip() else []
+
+
+ECHO = "an echo of the prompt"
 ANYWHERE: dict[str, Probe] = {
     "the empty answer": _empty,
-    "an echo of the prompt": _echo,
+    ECHO: _echo,
     "all numbers": _numbers,
     "a very long answer": _long,
     "text aimed at the grader": _injection,
@@ -123,14 +127,17 @@ BY_TEXT: dict[str, Probe] = {
     "the right answer inside another one": _embedded,
     "an answer that is nearly right": _nearly,
     "the right answer in the wrong place": _misplaced,
+    "the right answer in a block of code": _fenced,
 }
 """Probes for environments where nothing but the final answer decides."""
 
 
 def hacks_are_not_paid(subject: Subject) -> Iterator[Problem]:
     """Play every probe on a number of tasks; each of its turns counts as one episode."""
-    env = subject.make_remembering()
+    env = subject.make()
     probes = {**ANYWHERE, **BY_TEXT} if judged_by_text(env) else ANYWHERE
+    if env.answers_in_fences:
+        probes = {name: probe for name, probe in probes.items() if probe is not _fenced}
     cases = _cases(subject, env)
     paid: dict[str, int] = {}
     for name, probe in probes.items():
@@ -146,7 +153,8 @@ def hacks_are_not_paid(subject: Subject) -> Iterator[Problem]:
         paid[name] = sum(hits.values())
         for number, count in hits.items():
             # What chance pays is known no better than its interval.
-            if wilson(count, played[number])[0] > subject.chance_limit:
+            excused = name == ECHO and COPY in subject.flags
+            if wilson(count, played[number])[0] > subject.chance_limit and not excused:
                 yield Problem(
                     "hacking",
                     f"{name} is paid ({count} of {played[number]} tasks, for example {example}); make `grade` refuse "

@@ -14,6 +14,7 @@ from fractions import Fraction
 _NUMBER = re.compile(r"([+-]?\d{1,60})(?:\.(\d{0,60}))?(?:/(\d{1,60}))?")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:[,_ ]\d{3})+")
 _FRAC = re.compile(r"([+-]?)\\[dt]?frac\{(\d{1,60})\}\{(\d{1,60})\}")
+_LEADING_ZEROS = re.compile(r"(?<![\w.])0+(?=\d)")
 _MARKS = " \t\r\n.*$\"'`()[]{}|:;,!\\\u200b"
 _LONGEST = 2_000
 
@@ -34,12 +35,12 @@ def same_answer(canonical: str, answer: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold().strip(_MARKS)
+    folded = _FRAC.sub(r"\1\2/\3", unicodedata.normalize("NFKC", text).casefold()).strip(_MARKS)
     return re.sub(r"\s*([^\w\s])\s*", r"\1", re.sub(r"\s+", " ", folded))
 
 
 def _number(text: str) -> Fraction | None:
-    text = _FRAC.sub(r"\1\2/\3", text).strip(_MARKS)
+    text = text.strip(_MARKS)
     if _GROUPED.fullmatch(text):
         text = re.sub("[,_ ]", "", text)
     match = _NUMBER.fullmatch(text)
@@ -67,7 +68,7 @@ def _expression(text: str) -> tuple[Fraction, tuple[int, ...]] | None:
     text = "(" * max(0, text.count(")") - text.count("(")) + text + ")" * max(0, text.count("(") - text.count(")"))
     numbers: list[int] = []
     try:
-        value = _value(ast.parse(text, mode="eval").body, numbers)
+        value = _value(ast.parse(_LEADING_ZEROS.sub("", text), mode="eval").body, numbers)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return None
     return value, tuple(sorted(numbers))
@@ -80,6 +81,8 @@ def _value(node: ast.expr, numbers: list[int]) -> Fraction:
             return Fraction(number)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand, numbers)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _value(operand, numbers)
         case ast.BinOp(left=left, op=operator, right=right):
             a, b = _value(left, numbers), _value(right, numbers)
             match operator:

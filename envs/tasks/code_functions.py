@@ -7,7 +7,7 @@ so that no twin of a training task is tested on.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -20,8 +20,17 @@ from palestra.envs.tasks.code_steps import Operation, Step
 from palestra.envs.tasks.code_texts import TEXT_OPERATIONS
 from palestra.envs.tasks.code_words import SIMULATIONS, WORD_OPERATIONS
 
-TRAIN_OPERATIONS = (*NUMBER_OPERATIONS, *TEXT_OPERATIONS, *WORD_OPERATIONS, *SIMULATIONS)
-HELD_OUT_OPERATIONS = (*HELD_OUT_NUMBERS, *HELD_OUT_TEXTS)
+Pool = Mapping[str, Sequence[Operation]]
+"""Operations by what they take."""
+
+
+def _by_input(operations: Sequence[Operation]) -> Pool:
+    kinds = dict.fromkeys(operation.takes for operation in operations)
+    return {kind: tuple(o for o in operations if o.takes == kind) for kind in kinds}
+
+
+TRAIN_OPERATIONS = _by_input((*NUMBER_OPERATIONS, *TEXT_OPERATIONS, *WORD_OPERATIONS, *SIMULATIONS))
+HELD_OUT_OPERATIONS = _by_input((*HELD_OUT_NUMBERS, *HELD_OUT_TEXTS))
 
 SOURCES = ("numbers", "numbers", "text", "words", "moves", "n")
 """What a function takes, numbers twice as often as the others."""
@@ -103,13 +112,25 @@ class Function:
     @cached_property
     def traces(self) -> list[list[Any]]:
         """For each input of the battery: the input and the value after each step."""
-        found = []
-        for value in BATTERY[self.source]:
-            trace = [value]
-            for step in self.steps:
-                trace.append(step.run(trace[-1]))
-            found.append(trace)
-        return found
+        return [*self._first_traces, *map(self._trace, BATTERY[self.source][2:])]
+
+    @cached_property
+    def _first_traces(self) -> list[list[Any]]:
+        return [self._trace(value) for value in BATTERY[self.source][:2]]
+
+    def _trace(self, value: Any) -> list[Any]:
+        trace = [value]
+        for step in self.steps:
+            value = step.run(value)
+            trace.append(value)
+        return trace
+
+    def is_lively(self) -> bool:
+        """Whether two inputs suffice to see that every step does something, which most functions fail at once."""
+        one, other = self._first_traces
+        return one[-1] != other[-1] and all(
+            one[i] != one[i + 1] or other[i] != other[i + 1] for i in range(len(self.steps))
+        )
 
     @cached_property
     def key(self) -> str:
@@ -157,30 +178,37 @@ class Function:
         return "\n".join([f"def {name}({argument}):", *(f"    {line}" for line in lines)])
 
 
-def draw_function(rng: random.Random, pools: Sequence[Sequence[Operation]], length: tuple[int, int]) -> Function:
+def draw_function(
+    rng: random.Random,
+    pools: Sequence[Pool],
+    length: tuple[int, int],
+    wanted: Callable[[str], bool] = lambda key: True,
+) -> Function:
     """Draw a function whose steps all matter.
 
     Args:
         rng: The source of randomness.
         pools: What the steps are made of: they take turns, and which of them begins is drawn.
         length: Fewest and most steps.
+        wanted: Says by a function's key whether it will do: asked first, because it costs less than the rest.
     """
     while True:
         source = rng.choice(SOURCES)
         steps = _draw_steps(rng, pools, source, rng.randint(*length))
-        if steps and (function := Function(source, steps)).discriminates():
+        if not steps:
+            continue
+        function = Function(source, steps)
+        if function.is_lively() and wanted(function.key) and function.discriminates():
             return function
 
 
-def _draw_steps(
-    rng: random.Random, pools: Sequence[Sequence[Operation]], source: str, count: int
-) -> tuple[Step, ...] | None:
+def _draw_steps(rng: random.Random, pools: Sequence[Pool], source: str, count: int) -> tuple[Step, ...] | None:
     steps: list[Step] = []
     kind, first, names = source, rng.randrange(len(pools)), set()
     for left in range(count, 0, -1):
-        pool = pools[(first + left) % len(pools)]
+        pool = pools[(first + left) % len(pools)].get(kind, ())
         # A single number ends a function, and at least every second one ends with another type than it had before.
-        fitting = [o for o in pool if o.takes == kind and o.name not in names and (left == 1 or o.gives != "number")]
+        fitting = [o for o in pool if o.name not in names and (left == 1 or o.gives != "number")]
         if left == 1 and rng.random() < 0.5:
             fitting = [o for o in fitting if o.gives != kind] or fitting
         if not fitting:

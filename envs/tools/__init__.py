@@ -2,6 +2,21 @@
 
 from palestra.envs.tools.base import Tool, ToolError
 from palestra.envs.tools.calculator import Calculator
+from palestra.envs.tools.lookup import LookupTable
+from palestra.envs.tools.mcp import mcp_tools
 from palestra.envs.tools.python import PythonTool
+from palestra.envs.tools.text import TextTool
+from palestra.envs.tools.units import UnitConverter
+from palestra.envs.tools.workspace import workspace_tools
 
-__all__ = ["Calculator", "PythonTool", "Tool", "ToolError"]
+__all__ = [
+    "Calculator",
+    "LookupTable",
+    "PythonTool",
+    "TextTool",
+    "Tool",
+    "ToolError",
+    "UnitConverter",
+    "mcp_tools",
+    "workspace_tools",
+]

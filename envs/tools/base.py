@@ -55,8 +55,9 @@ class EpisodeState:
     def close(self) -> None:
         """Close everything, the newest first; if one of them fails, the others are closed all the same."""
         self.world = None
-        self._kept.clear()
-        self._closing.close()
+        if self._kept:
+            self._kept.clear()
+            self._closing.close()
 
 
 class Tool(ABC):

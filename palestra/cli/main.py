@@ -7,7 +7,21 @@ import warnings
 
 import typer
 
-from palestra.cli import compare, doctor, envs, evaluate, export, organism, plan, play, quickstart, serve, train
+from palestra.cli import (
+    check,
+    compare,
+    doctor,
+    envs,
+    evaluate,
+    export,
+    new,
+    organism,
+    plan,
+    play,
+    quickstart,
+    serve,
+    train,
+)
 
 app = typer.Typer(
     name="palestra",
@@ -19,7 +33,7 @@ app = typer.Typer(
         "model could do or gave it something new.\n\nStart with `palestra quickstart`."
     ),
 )
-for module in (quickstart, doctor, envs, play, organism, train, evaluate, compare, plan, serve, export):
+for module in (quickstart, doctor, envs, play, new, check, organism, train, evaluate, compare, plan, serve, export):
     module.add_to(app)
 
 

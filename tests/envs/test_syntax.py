@@ -9,7 +9,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from palestra.envs import Tool, ToolError
-from palestra.envs.answers import extract_answer
+from palestra.envs.answers import extract_answer, plain_answer
 from palestra.envs.syntax.calls import to_json
 from palestra.envs.syntax.coercion import as_text, coerce
 from palestra.envs.syntax.lenient_json import decode
@@ -188,6 +188,12 @@ def test_an_answer_is_no_call_and_arguments_are_no_answer(written: str, answer: 
     assert extract_answer(written) == answer
 
 
+def test_code_between_answer_tags_is_no_call() -> None:
+    assert parse_tool_calls("<answer>\n```python\nprint(1)\n```\n</answer>", TOOLS) == []
+    two = "```python\nprint(1)\n```\n<answer>\n```python\nprint(2)\n```\n</answer>"
+    assert parse_tool_calls(two, TOOLS) == [ToolCall("python", {"code": "print(1)"})]
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "value"),
     [
@@ -279,6 +285,25 @@ def test_reading_any_text_never_raises(text: str, tools: Any) -> None:
         assert call.error is None or not call.arguments
     extract_answer(text, fenced=True)
     rewrite_tool_calls(text, "xml", tools)
+
+
+@given(soup | text, text, soup | text, st.sampled_from([None, {}, TOOLS]), st.booleans())
+@settings(max_examples=300, deadline=None)
+@example("{", "", "", None, False)
+@example("", "```python\nx\n```", "", TOOLS, True)
+def test_the_glance_agrees_with_the_closer_look(
+    before: str, answer: str, after: str, tools: Any, fenced: bool
+) -> None:
+    written = f"{before}<answer>{answer}</answer>{after}"
+    glance = plain_answer(written)
+    if glance is not None:
+        assert parse_tool_calls(written, tools) == []
+        assert extract_answer(written, fenced=fenced) == glance
+    assert plain_answer(before + after) is None or "<answer>" in before + after
+
+
+def test_the_glance_suffices_for_words_and_an_answer() -> None:
+    assert plain_answer("So 2 > 1, hence\n<answer> {5} </answer> and that is it.") == "{5}"
 
 
 # Repeated, each of these makes a careless reader start over and over again.

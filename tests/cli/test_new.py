@@ -1,0 +1,110 @@
+"""`palestra new`: what it writes works as it stands, and it overwrites nothing."""
+
+import importlib
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from palestra.cli.main import app
+from palestra.envs import make
+from palestra.envs.checks import Settings
+from palestra.envs.checks.base import Subject
+from palestra.envs.checks.families import CHECKS, found_by
+from palestra.envs.checks.limits import TimeLimits
+from palestra.envs.checks.splits import splits_are_disjoint
+from palestra.envs.errors import UsageError
+
+SMALL = Settings(episodes=60, fuzz=500, draws=200, probed=20, replayed=4)
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["new", *map(str, arguments)])
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new package whose module can be imported."""
+    assert run("word-order2", "--out", tmp_path / "p").exit_code == 0
+    monkeypatch.syspath_prepend(tmp_path / "p")
+    importlib.invalidate_caches()
+    importlib.import_module("word_order2")
+    yield tmp_path / "p"
+    del sys.modules["word_order2"]
+
+
+def test_it_writes_a_package_with_an_entry_point(package: Path) -> None:
+    project = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["name"] == "word-order2"
+    assert project["project"]["entry-points"]["palestra.envs"] == {"word-order2": "word_order2"}
+    assert sorted(str(p.relative_to(package)) for p in package.rglob("*") if p.is_file() and p.suffix != ".pyc") == [
+        "README.md",
+        "pyproject.toml",
+        "tests/test_word_order2.py",
+        "word_order2.py",
+    ]
+    for path in package.rglob("*"):
+        if path.suffix in {".py", ".md", ".toml"}:
+            text = path.read_text(encoding="utf-8")
+            assert "{{" not in text
+            assert max(map(len, text.splitlines())) <= 119
+            assert text.endswith("\n")
+            assert not text.endswith("\n\n")
+
+
+def test_its_environment_passes_every_check_as_written(package: Path) -> None:
+    env_id = "word-order2/WordOrder2-v0"
+    with TimeLimits() as limits:
+        subjects = {v: Subject(env_id, v, SMALL, limits) for v in ("train", "test", "longer", "descending")}
+        assert list(splits_are_disjoint(subjects)) == []
+        assert [p for v in ("test", "descending") for name in CHECKS for p in found_by(name, subjects[v])] == []
+
+
+def test_its_environment_shows_what_an_environment_has(package: Path) -> None:
+    env = make("word-order2/WordOrder2-v0", "descending")
+    task = env.task_at(0)
+    assert list(task.answer) == sorted(task.answer, reverse=True)
+    assert env.guess(task, __import__("random").Random(0)) is not None
+    assert env.grade(task, task.answer).process == {"begins": 1.0}
+
+
+def test_the_default_folder_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("abacus_")
+    assert isinstance(result.exception, UsageError)
+    result = run("abacus")
+    assert "palestra check abacus/Abacus-v0" in result.stdout
+    assert (tmp_path / "abacus" / "abacus.py").is_file()
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "thesis.txt").write_text("mine", encoding="utf-8")
+    error = run("abacus", "--out", tmp_path / "p").exception
+    assert isinstance(error, UsageError)
+    assert "is not empty, and nothing in it is overwritten" in str(error)
+    assert [path.name for path in (tmp_path / "p").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["", "Abacus", "2d", "a--b", "a-", "a b", "ab/cd", "../ab", "a" * 41, "é"])
+def test_names_that_are_no_package_names_are_refused(name: str, tmp_path: Path) -> None:
+    error = run("--out", tmp_path / "p", "--", name).exception
+    assert isinstance(error, UsageError)
+    assert "is no name for a package" in str(error)
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("name", ["json", "numpy", "palestra", "typing-extensions", "class"])
+def test_names_of_other_modules_and_keywords_are_refused(name: str, tmp_path: Path) -> None:
+    error = run(name, "--out", tmp_path / "p").exception
+    assert isinstance(error, UsageError)
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
+    (tmp_path / "p").write_text("", encoding="utf-8")
+    error = run("abacus", "--out", tmp_path / "p").exception
+    assert isinstance(error, UsageError)
+    assert "cannot write to the folder" in str(error)
