@@ -81,6 +81,9 @@ class TrainSettings(RunSettings):
     credit: Credit = Field("auto", description="how rewards are assigned to turns; auto is turn where process counts")
     process_weight: NonNegativeFloat = Field(0.5, description="weight of process terms with reward=both")
     gamma: PositiveFloat = Field(1.0, le=1, description="discount per turn, of credit rules that have one")
+    trace: NonNegativeFloat = Field(
+        0.9, le=1, description="how far credit=potential credits a turn with what follows it; 1 is without bias"
+    )
     value_rollouts: PositiveInt = Field(4, description="rollouts per state with credit=monte-carlo")
     dense_steps: NonNegativeInt = Field(0, description="steps before credit=two-phase turns strict")
     steps: PositiveInt = Field(100, description="optimiser steps, one sampled batch each")

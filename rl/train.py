@@ -150,7 +150,7 @@ def sampler_settings(settings: TrainSettings, max_length: int | None) -> Sampler
 def credit_options(settings: TrainSettings) -> dict[str, float]:
     """Return what the credit rule is told."""
     weight = settings.process_weight if settings.reward == "both" else float(settings.reward == "process")
-    options = {"gamma": settings.gamma, "dense_steps": settings.dense_steps}
+    options = {"gamma": settings.gamma, "trace": settings.trace, "dense_steps": settings.dense_steps}
     if settings.rule == "step-groups":
         return {**options, "process_weight": weight}
     return {**options, "weight": weight}

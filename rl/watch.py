@@ -50,8 +50,8 @@ class Watch(TrainerCallback):
             return
         groups = self._sampler.sampled
         episodes = [_rewards(sample) for group in groups for sample in group]
-        turns = [m["content"] for g in groups for s in g for m in s.trajectory.messages if m["role"] == "assistant"]
-        said = self.hacking.update(episodes) + self.repetition.update(turns)
+        size = self._sampler.settings.group_size
+        said = self.hacking.update(episodes, size) + self.repetition.update([_turns(group) for group in groups])
         deviations = [pstdev(rewards) for group in groups if len(rewards := _paid(group)) > 1]
         outcomes = [e.outcome for e in episodes if e.outcome is not None]
         if deviations and outcomes:
@@ -106,6 +106,10 @@ def _rewards(sample: Sample) -> EpisodeRewards:
     t = sample.trajectory
     outcome = None if sample.reward is None else t.outcome
     return EpisodeRewards(outcome, tuple(sum(turn.process.values()) for turn in t.turns), terms=t.process)
+
+
+def _turns(group: list[Sample]) -> list[str]:
+    return [m["content"] for sample in group for m in sample.trajectory.messages if m["role"] == "assistant"]
 
 
 def _paid(group: list[Sample]) -> list[float]:

@@ -26,7 +26,7 @@ TRAIN_HELP = """Train with GRPO or DAPO on the environment's rewards.
 
 Running the same command again resumes from the last checkpoint. A recipe (--config) holds the same settings.
 
-Placebos for a comparison: `--reward random`, `--reward format`. Turn-level credit: `--reward both --credit step-groups`.
+Placebos for a comparison: `--reward random` and `format`. Turn-level credit: `--reward both --credit step-groups`.
 ProRL: `--beta 0.05 --reset-every 100`, or `--validate-every 10 --reset-patience 5`.
 
 Example: `palestra train --model string-atoms --env palestra/StringCompose-v0 --algo dapo --out runs/rl`
