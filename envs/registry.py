@@ -12,6 +12,7 @@ from gymnasium.envs.registration import parse_env_id
 
 from palestra.envs.core import TextEnv
 from palestra.envs.errors import unknown_name
+from palestra.envs.toolcalls import SYNTAXES
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,10 @@ class EnvSpec:
     id: str
     cls: type[TextEnv]
     variants: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    """What to know before a result is read, e.g. `guessable`; see the package that registers it."""
+    gymnasium_id: str = ""
+    """The id for `gymnasium.make`, which allows one slash only."""
 
     @property
     def summary(self) -> str:
@@ -33,19 +38,26 @@ class EnvSpec:
         return (self.cls.__doc__ or "").strip().splitlines()[0] if self.cls.__doc__ else ""
 
 
-def register(env_id: str, *, variants: Mapping[str, Mapping[str, Any]]) -> Callable[[_Env], _Env]:
+def register(
+    env_id: str,
+    *,
+    variants: Mapping[str, Mapping[str, Any]],
+    flags: tuple[str, ...] = (),
+) -> Callable[[_Env], _Env]:
     """Register a `TextEnv` subclass under a versioned id such as `"acme/Dice-v0"`.
 
     Args:
-        env_id: `namespace/Name-vN`.
+        env_id: `namespace/Name-vN`, or `namespace/suite/Name-vN`, which Gymnasium knows as `namespace-suite/Name-vN`.
         variants: Name -> class attributes that the variant overrides. `train` must be among them; `test` is
             by convention the same distribution as `train`, every other name is out of distribution.
+        flags: What to know before a result is read, e.g. `guessable`.
 
     Raises:
         ValueError: A malformed id, an id already taken, no `train` variant, or a variant that overrides an
             attribute which the class does not have.
     """
-    namespace, name, version = parse_env_id(env_id)
+    gymnasium_id = env_id.replace("/", "-", 1) if env_id.count("/") == 2 else env_id
+    namespace, name, version = parse_env_id(gymnasium_id)
     if not namespace or version is None:
         raise ValueError(f"'{env_id}' is no environment id; write it as namespace/Name-v0")
     if "train" not in variants:
@@ -61,10 +73,10 @@ def register(env_id: str, *, variants: Mapping[str, Mapping[str, Any]]) -> Calla
                     raise ValueError(f"{env_id}: variant '{variant}' sets '{attribute}', which {cls.__name__} lacks")
         cls.env_id = env_id
         cls.variants = {k: dict(v) for k, v in variants.items()}
-        _SPECS[env_id] = EnvSpec(env_id, cls, tuple(variants))
-        if env_id in gymnasium.registry:
-            del gymnasium.registry[env_id]
-        gymnasium.register(id=env_id, entry_point=cls)  # type: ignore[arg-type]  # its protocol lacks `variant`
+        _SPECS[env_id] = EnvSpec(env_id, cls, tuple(variants), flags, gymnasium_id)
+        if gymnasium_id in gymnasium.registry:
+            del gymnasium.registry[gymnasium_id]
+        gymnasium.register(id=gymnasium_id, entry_point=cls)  # type: ignore[arg-type]  # its protocol lacks `variant`
         return cls
 
     return decorate
@@ -77,7 +89,7 @@ def specs() -> list[EnvSpec]:
 
 
 def spec(env_id: str) -> EnvSpec:
-    """Return one registered environment.
+    """Return one registered environment, by its id or the one that Gymnasium knows it by.
 
     Raises:
         UsageError: No such environment; the message names the nearest id.
@@ -85,17 +97,30 @@ def spec(env_id: str) -> EnvSpec:
     if env_id not in _SPECS:
         _load_plugins()
     if env_id not in _SPECS:
+        for known in _SPECS.values():
+            if known.gymnasium_id == env_id:
+                return known
         raise unknown_name("environment", env_id, _SPECS)
     return _SPECS[env_id]
 
 
-def make(env_id: str, variant: str = "train") -> TextEnv:
+def make(env_id: str, variant: str = "train", *, syntax: str | None = None) -> TextEnv:
     """Make an environment without Gymnasium's wrappers (they cost a quarter of a step).
 
+    Args:
+        env_id: `namespace/Name-vN`.
+        variant: One of the environment's variants.
+        syntax: How prompt and demonstrations write tool calls (`TextEnv.syntax`); None for the environment's own.
+
     Raises:
-        UsageError: No such environment or variant.
+        UsageError: No such environment, variant or syntax.
     """
-    return spec(env_id).cls(variant=variant)
+    env = spec(env_id).cls(variant=variant)
+    if syntax is not None:
+        if syntax not in SYNTAXES:
+            raise unknown_name("tool-call syntax", syntax, SYNTAXES)
+        env.syntax = syntax
+    return env
 
 
 @cache

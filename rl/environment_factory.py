@@ -84,9 +84,9 @@ def environment_factory(env_id: str, variant: str = "train") -> type[ToolEnviron
     """
     env = make(env_id, variant)
     methods = {tool.name: _method(tool, env_id) for tool in (_Submit(), *env.tools)}
-    made = type(type(env).__name__, (ToolEnvironment,), methods)
-    made._make = staticmethod(lambda: make(env_id, variant))
-    return made
+    return type(
+        type(env).__name__, (ToolEnvironment,), {**methods, "_make": staticmethod(lambda: make(env_id, variant))}
+    )
 
 
 def dataset(env_id: str, variant: str = "train", count: int = 1000) -> Dataset:

@@ -8,16 +8,20 @@ import random
 from collections.abc import Callable, Sequence
 
 from palestra.envs.core import TextEnv
+from palestra.envs.toolcalls import SYNTAXES
 
 TOKENS = (
     "\x00", "\ud800", "\u202e", "\u200b", "\u2028", "𝟗", "½", "٣", "９", "İ", "ß", "é", "\r\n", "\t", "🎲", "−",
     "<answer>", "</answer>", "<ANSWER>", "<tool_call>", "</tool_call>", "```python\n", "```", "\\boxed{",
-    "\\frac{", "<|im_end|>", "<|im_start|>assistant\n", "</s>", "<think>", "{", "}", "[", "]", "(", ")", '"', "'",
-    "\\", "\\u0000", "%s", "{0}", "$", "/", "//", "*", "**", "^", "+", "-", "--", "=", ",", ";", ":", "0", "1",
-    "9", "99999999999999999999", "1e999", "1e-999", "0x10", "0b1", "NaN", "Infinity", "-0", "null", "true", "None",
+    "\\frac{", "<|im_end|>", "<|im_start|>assistant\n", "</s>", "<think>", "</think>", "<function=", "</function>",
+    "<parameter=", "<tool name=", "<invoke name=", "<|python_tag|>", "{", "}", "[", "]", "(", ")", '"', "'", "\\",
+    "\\u0000", "%s", "{0}", "$", "/", "//", "*", "**", "^", "+", "-", "--", "=", ",", ";", ":", "0", "1", "9",
+    "99999999999999999999", "1e999", "1e-999", "0x10", "0b1", "NaN", "Infinity", "-0", "null", "true", "None",
     "yes", "no", "not ", "or", "and", "__class__", "import os", "1/0", "9**9**9", '{"answer": "', '"answer": ',
     '{"name": "', '"arguments": {',
 )  # fmt: skip
+
+_SYNTAXES = tuple(SYNTAXES)
 
 BOMBS: tuple[Callable[[random.Random], str], ...] = (
     lambda rng: "[" * rng.randint(1, 100_000),
@@ -62,7 +66,7 @@ class TurnMaker:
         if kind < 0.7:
             return self._damage(right, others)
         if kind < 0.8:
-            return self._call()
+            return self._call() if rng.random() < 0.6 else self._damage(self._call(), others)
         if kind < 0.9:
             return "".join(rng.choices(TOKENS, k=int(rng.random() * 12)))
         if kind < 0.95:
@@ -103,9 +107,12 @@ class TurnMaker:
         arguments = {parameter: self._value(2) for parameter in parameters if rng.random() < 0.9}
         if rng.random() < 0.2:
             arguments[rng.choice(TOKENS)] = self._value(1)
-        call = {"name": name if rng.random() < 0.9 else self._value(1), "arguments": arguments}
-        text = json.dumps(call, ensure_ascii=rng.random() < 0.5)
-        return f"<tool_call>{text}</tool_call>" * (1 + int(rng.random() * rng.random() * 12))
+        if rng.random() < 0.5:
+            text = SYNTAXES[rng.choice(_SYNTAXES)](name, arguments)
+        else:
+            call = {"name": name if rng.random() < 0.9 else self._value(1), "arguments": arguments}
+            text = f"<tool_call>{json.dumps(call, ensure_ascii=rng.random() < 0.5)}</tool_call>"
+        return text * (1 + int(rng.random() * rng.random() * 12))
 
     def _value(self, depth: int) -> object:
         rng = self._rng

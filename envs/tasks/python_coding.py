@@ -32,7 +32,6 @@ TIMEOUT_S = 2.0
 _DRAWN = 1
 """Hidden inputs that are drawn for a task, beside those of all functions of its type."""
 _NAMES = ("solve", "transform", "compute", "process")
-_ARGUMENTS = {"numbers": "numbers", "text": "text", "words": "words", "moves": "moves", "n": "n"}
 _OTHER_ARGUMENTS = {"numbers": "values", "text": "line", "words": "items", "moves": "path", "n": "start"}
 _ENDED = {
     "timeout": f"was stopped after {TIMEOUT_S:g} s",
@@ -105,7 +104,7 @@ class PythonCoding(TextEnv):
         function = draw_function(rng, self.pools, self.steps, self.owns)
         visible, hidden = function.cases(rng, self.examples, _DRAWN)
         name = rng.choice(_NAMES)
-        argument = (_OTHER_ARGUMENTS if self.wording else _ARGUMENTS)[function.source]
+        argument = _OTHER_ARGUMENTS[function.source] if self.wording else function.source
         return Task(
             prompt=_prompt(function, name, argument, visible, self.wording),
             answer=function.render(name, argument),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 
+# Thirteen, a prime: any stride goes through all of them.
 NAMES = (
     "Ada",
     "Ben",
@@ -130,7 +131,7 @@ class Step:
     """One computation of a story."""
 
     expression: str
-    value: Fraction
+    value: int | Fraction
 
 
 class _Misfit(Exception):
@@ -144,13 +145,14 @@ class Story:
         self.rng = rng
         self.low, self.high = numbers
         self.phrases = OTHER if reworded else USUAL
-        self.names = rng.sample(NAMES, len(NAMES))
+        first, stride = rng.randrange(len(NAMES)), rng.randrange(1, len(NAMES))
+        self.names = [NAMES[(first + i * stride) % len(NAMES)] for i in range(len(NAMES))]
         self.words = {"items": rng.choice(ITEMS), "goods": rng.choice(GOODS), "parts": rng.choice(PARTS)}
         self.sentences: list[str] = []
         self.steps: list[Step] = []
         self.key: list[str] = []
         self.numbers: list[int] = []
-        self.value = Fraction(0)
+        self.value: int | Fraction = 0
 
     def say(self, phrase: str, **fields: object) -> None:
         """Add one of the phrases of that name, its numbers and names filled in."""
@@ -162,9 +164,9 @@ class Story:
         """Begin with a number that nothing computes."""
         self.say(phrase, k=number)
         self.numbers.append(number)
-        self.value = Fraction(number)
+        self.value = number
 
-    def compute(self, expression: str, value: Fraction, *numbers: int) -> None:
+    def compute(self, expression: str, value: int | Fraction, *numbers: int) -> None:
         """Add a step; `numbers` are those of the text that it brings in."""
         if not 0 < value <= 50 * self.high:
             raise _Misfit
@@ -203,7 +205,7 @@ class Story:
         if not fitting:
             raise _Misfit
         k = self.rng.choice(fitting)
-        self.compute(f"{self}/{k}", self.value / k, k)
+        self.compute(f"{self}/{k}", _over(self.value, k), k)
         self.say(phrase, k=k, share=SHARES.get(k), **names)
 
     def add_lots(self, phrase: str, most: int, **names: str) -> None:
@@ -215,15 +217,16 @@ class Story:
     def discount(self, phrase: str) -> None:
         """Tell of some percent less; what is left has no fractions of a cent."""
         k = self.rng.choice((10, 20, 25, 50))
-        value = self.value * (100 - k) / 100
-        if (100 * value).denominator != 1:
+        value = _over(self.value * (100 - k), 100)
+        if 100 % value.denominator:
             raise _Misfit
         self.compute(f"{self}*{100 - k}/100", value, k)
         self.say(phrase, k=k)
 
     def one_of(self, ways: Sequence[Callable[..., None]], **names: str) -> None:
         """Go on in one of several ways, at random among those that fit."""
-        for way in self.rng.sample(ways, len(ways)):
+        first = self.rng.randrange(len(ways))
+        for way in (*ways[first:], *ways[:first]):
             try:
                 return way(**names)
             except _Misfit:
@@ -232,7 +235,13 @@ class Story:
 
     def __str__(self) -> str:
         """Write the value as it may stand in an expression."""
-        return str(self.value) if self.value.denominator == 1 else f"({self.value})"
+        return str(self.value) if isinstance(self.value, int) else f"({self.value})"
+
+
+def _over(value: int | Fraction, divisor: int) -> int | Fraction:
+    """Divide exactly; whole numbers stay integers, which are a good deal quicker than fractions."""
+    quotient = Fraction(value, divisor)
+    return quotient.numerator if quotient.denominator == 1 else quotient
 
 
 def tell(rng: random.Random, steps: int, numbers: tuple[int, int], reworded: bool, asides: int) -> Story:
@@ -275,7 +284,7 @@ def _comparison(story: Story, steps: int) -> None:
         story.say(ask, a=last)
     elif ask == "total?":
         story.say(ask)
-        story.compute("+".join(map(str, values)), sum(values, Fraction(0)))
+        story.compute("+".join(map(str, values)), sum(values))
     else:
         (less, loser), (more, winner) = sorted([(values[0], story.names[0]), (values[-1], last)])
         story.say(ask, a=winner, b=loser)

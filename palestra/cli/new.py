@@ -14,7 +14,7 @@ _LONGEST = 40
 FILES = {
     "pyproject.toml": "pyproject.toml.j2",
     "README.md": "README.md.j2",
-    "{module}.py": "environment.py.j2",
+    "src/{module}.py": "environment.py.j2",
     "tests/test_{module}.py": "test_environment.py.j2",
 }
 """What is written -> its template."""
@@ -46,7 +46,8 @@ def new(
     folder = out or Path(name)
     if folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"the folder '{folder}' is not empty, and nothing in it is overwritten; choose another --out")
-    writable_folder(folder / "tests")
+    for inside in ("src", "tests"):
+        writable_folder(folder / inside)
     class_name = "".join(part.capitalize() for part in module.split("_"))
     values = {
         "name": name,
@@ -60,7 +61,7 @@ def new(
     for path, template in FILES.items():
         text = templates.get_template(template).render(values)
         (folder / path.format(module=module)).write_text(text, encoding="utf-8")
-    typer.echo(f"written: {folder} (the environment is {folder / f'{module}.py'})")
+    typer.echo(f"written: {folder} (the environment is {folder / 'src' / f'{module}.py'})")
     typer.echo(f"next: pip install -e {folder} && palestra check {values['env_id']}")
 
 

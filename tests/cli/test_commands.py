@@ -42,7 +42,8 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["quickstart", "doctor", "envs", "play", "organism", "sft", "train", "eval", "compare", "plan"]
+    "verb",
+    ["quickstart", "doctor", "envs", "play", "new", "check", "organism", "sft", "train", "eval", "compare", "plan"],
 )
 def test_every_verb_has_help(verb: str) -> None:
     result = palestra(verb, "--help")

@@ -28,7 +28,7 @@ def run(*arguments: str | Path) -> Result:
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A new package whose module can be imported."""
     assert run("word-order2", "--out", tmp_path / "p").exit_code == 0
-    monkeypatch.syspath_prepend(tmp_path / "p")
+    monkeypatch.syspath_prepend(tmp_path / "p" / "src")
     importlib.invalidate_caches()
     importlib.import_module("word_order2")
     yield tmp_path / "p"
@@ -42,8 +42,8 @@ def test_it_writes_a_package_with_an_entry_point(package: Path) -> None:
     assert sorted(str(p.relative_to(package)) for p in package.rglob("*") if p.is_file() and p.suffix != ".pyc") == [
         "README.md",
         "pyproject.toml",
+        "src/word_order2.py",
         "tests/test_word_order2.py",
-        "word_order2.py",
     ]
     for path in package.rglob("*"):
         if path.suffix in {".py", ".md", ".toml"}:
@@ -76,7 +76,7 @@ def test_the_default_folder_has_the_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert isinstance(result.exception, UsageError)
     result = run("abacus")
     assert "palestra check abacus/Abacus-v0" in result.stdout
-    assert (tmp_path / "abacus" / "abacus.py").is_file()
+    assert (tmp_path / "abacus" / "src" / "abacus.py").is_file()
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

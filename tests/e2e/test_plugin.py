@@ -67,6 +67,11 @@ def test_an_installed_package_is_listed_and_trains(tmp_path: Path, organism: Pat
         "id": "acme/Echo-v0",
         "summary": "Repeat a string.",
         "variants": ["train", "test", "long"],
+        "tools": [],
+        "max_turns": 1,
+        "process_terms": {"begins": {"low": 0.0, "high": 1.0, "gamed_by": "the first letter alone"}},
+        "flags": [],
+        "source": "",
     }
     out = tmp_path / "run"
     palestra(

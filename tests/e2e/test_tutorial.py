@@ -43,19 +43,22 @@ def apply(diff: str, path: Path) -> int:
 @pytest.fixture
 def shell(tmp_path: Path) -> dict[str, str]:
     """An environment of a new user: one where `pip install -e` may install, and which has Palestra."""
-    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    venv.create(tmp_path / "venv", symlinks=True)
     packages = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
     # A line of a .pth file that begins with `import` is executed; this one heeds the .pth files over there.
     others = "; ".join(f"site.addsitedir({path!r})" for path in site.getsitepackages())
     (packages / "palestra-under-test.pth").write_text(f"import site; {others}\n", encoding="utf-8")
     binaries = tmp_path / "venv" / "bin"
-    (binaries / "palestra").write_text(f'#!/bin/sh\nexec "{binaries}/python" -m palestra "$@"\n', encoding="utf-8")
-    (binaries / "palestra").chmod(0o755)
+    for command in ("palestra", "pip"):
+        script = f'#!/bin/sh\nexec "{binaries}/python" -m {command} "$@"\n'
+        (binaries / command).write_text(script, encoding="utf-8")
+        (binaries / command).chmod(0o755)
     offline = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_QUIET": "1"}
     path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, **offline, "PATH": path, "PALESTRA_HOME": str(tmp_path / "home")}
 
 
+@pytest.mark.timeout(1_200)  # a dozen processes, most of which load a model
 def test_the_page_works_from_top_to_bottom(tmp_path: Path, shell: dict[str, str], organism: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
@@ -63,7 +66,7 @@ def test_the_page_works_from_top_to_bottom(tmp_path: Path, shell: dict[str, str]
     for step in steps():
         note, body = step["note"], step["body"]
         if step["kind"] == "diff":
-            edited = max(edited, apply(body, work / "caesar" / "caesar.py"))
+            edited = max(edited, apply(body, work / "caesar" / "src" / "caesar.py"))
         elif note.startswith("file: "):
             (work / note.removeprefix("file: ")).write_text(body, encoding="utf-8")
         elif step["kind"] == "sh":
