@@ -1,4 +1,4 @@
-"""What the trainer's settings do, on a tiny organism and a task that pays often enough for steps to have a gradient."""
+"""What the trainer's settings do, on a tiny organism and a task that pays often enough for a gradient."""
 
 import json
 import random
