@@ -18,6 +18,8 @@ _Item = TypeVar("_Item")
 
 BLOCKING_STEP_S = RESET_S = 60.0
 """Seconds that a step of a blocking environment, and everything else of an environment, may take."""
+BLOCKING_SHARE = 10
+"""How many times fewer malformed actions a blocking environment is given."""
 GUESSABLE, COPY, FEW_TASKS = "guessable", "copy", "few-tasks"
 """Flags of an environment that the checks heed: chance solves more of it than it may elsewhere, a part of the prompt
 is a right answer, there are fewer tasks than there should be. What they excuse is still measured."""
@@ -30,7 +32,7 @@ class Settings:
     episodes: int = 200
     """Oracle episodes, and as many random ones, per variant."""
     fuzz: int = 2_000
-    """Malformed actions per variant."""
+    """Malformed actions per variant; a tenth of it where steps wait for another process."""
     seed: int = 0
     """Seeds random and malformed actions; the tasks are always those of the first indices."""
     max_chance: float = 0.1
@@ -106,6 +108,7 @@ class Subject:
         """Reports what is being done."""
         self.flags = spec(env_id).flags
         self.env = self.make()
+        self.fuzz = settings.fuzz // BLOCKING_SHARE if self.env.blocking else settings.fuzz
         self._step_s = BLOCKING_STEP_S if self.env.blocking else settings.step_s
 
     @property
@@ -145,9 +148,9 @@ class Subject:
         """Call something else of the environment."""
         return self.limits.call(RESET_S, call, *arguments, **named)
 
-    def within_budget(self, items: Iterable[_Item], what: str) -> Iterator[_Item]:
-        """Yield items until the budget is spent, and note how many that were if they were cut short."""
-        end = time.perf_counter() + self.settings.budget_s
+    def within_budget(self, items: Iterable[_Item], what: str, share: float = 1.0) -> Iterator[_Item]:
+        """Yield items until that share of the budget is spent, and note how many that were if they were cut short."""
+        end = time.perf_counter() + share * self.settings.budget_s
         for count, item in enumerate(items, start=1):
             yield item
             if time.perf_counter() > end:

@@ -42,13 +42,13 @@ class Fuzzer:
             self._turns.append(self._subject.demonstrate(self._env, task) or ("",))
         self._all = [turn for turns in self._turns for turn in turns]
         reported = 0
-        while self.actions < self._subject.settings.fuzz:
+        while self.actions < self._subject.fuzz:
             index = int(self._rng.random() * len(self._turns))
             episode, damaged = self._episode(index)
             yield from self._judge(episode, damaged)
             if self.actions - reported >= _REPORT_EVERY:
                 reported = self.actions
-                self._subject.tell(f"fuzz {reported:,}/{self._subject.settings.fuzz:,}")
+                self._subject.tell(f"fuzz {reported:,}/{self._subject.fuzz:,}")
                 self._subject.step_ns.clear()
 
     def _episode(self, index: int) -> tuple[Episode, bool]:

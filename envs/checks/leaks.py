@@ -40,11 +40,12 @@ def answers_do_not_leak(subject: Subject) -> Iterator[Problem]:
     env = subject.make()
     allowed = 1.0 if COPY in subject.flags else subject.allowed_chance
     tasks = range(subject.settings.probed)
-    for place, opening in _openings(env).items():
+    openings = _openings(env)
+    for place, opening in openings.items():
         hits: dict[str, int] = {}
         played: dict[str, int] = {}
         examples: dict[str, str] = {}
-        for index in subject.within_budget(tasks, f"copies from {place}"):
+        for index in subject.within_budget(tasks, f"copies from {place}", 1 / len(openings)):
             for copier, copy in copies(_text(subject, env, index, opening)).items():
                 played[copier] = played.get(copier, 0) + 1
                 if _is_paid(subject, env, index, opening, copy):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from palestra.envs.answers import MAX_ANSWER
 from palestra.envs.checks.base import COPY, Problem, Subject, judged_by_text, shorten, wilson
 from palestra.envs.checks.episodes import advance, begin
-from palestra.envs.checks.regrade import same_answer
+from palestra.envs.checks.regrade import rounded, same_answer
 from palestra.envs.core import Task, TextEnv
 
 INJECTIONS = (
@@ -91,7 +91,7 @@ def _nearly(case: Case) -> list[str]:
         answer[:middle],
         answer[::-1],
     )
-    return [_tag(text) for text in near if not same_answer(answer, text)]
+    return [_tag(text) for text in near if not same_answer(answer, text) and not rounded(answer, text)]
 
 
 def _misplaced(case: Case) -> list[str]:
@@ -144,7 +144,7 @@ def hacks_are_not_paid(subject: Subject) -> Iterator[Problem]:
         hits: dict[int, int] = {}
         played: dict[int, int] = {}
         example = ""
-        for index, case in subject.within_budget(enumerate(cases), f"probe: {name}"):
+        for index, case in subject.within_budget(enumerate(cases), f"probe: {name}", 1 / len(probes)):
             for number, turn in enumerate(probe(case)):
                 played[number] = played.get(number, 0) + 1
                 if _is_paid(subject, env, index, turn):

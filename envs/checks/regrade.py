@@ -34,6 +34,14 @@ def same_answer(canonical: str, answer: str) -> bool:
     return _same_json(canonical, answer) or _same_expression(ours, theirs)
 
 
+def rounded(canonical: str, answer: str) -> bool:
+    """Whether both are decimals no further apart than 5 %: a grader may let pass what was rounded."""
+    ours, theirs = _number(_plain(canonical)), _number(_plain(answer))
+    if ours is None or theirs is None or "." not in canonical + answer:
+        return False
+    return abs(ours - theirs) <= abs(ours) / 20
+
+
 def _plain(text: str) -> str:
     folded = _FRAC.sub(r"\1\2/\3", unicodedata.normalize("NFKC", text).casefold()).strip(_MARKS)
     return re.sub(r"\s*([^\w\s])\s*", r"\1", re.sub(r"\s+", " ", folded))

@@ -37,7 +37,7 @@ def splits_are_disjoint(subjects: Mapping[str, Subject]) -> Iterator[tuple[str, 
     for variant, subject in subjects.items():
         found = drawn[variant] = Drawn(subject)
         subject.measures |= {"draws": found.draws, "distinct": len(found.keys)}
-        if len(found.keys) < min(FEWEST, found.draws * 0.9) and FEW_TASKS not in subject.flags:
+        if len(found.keys) < min(FEWEST, found.draws // 5) and FEW_TASKS not in subject.flags:
             yield (
                 variant,
                 Problem(

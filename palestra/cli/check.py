@@ -1,5 +1,6 @@
 """`palestra check`: play an environment in every way that goes wrong elsewhere, and say what does."""
 
+import math
 import os
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -37,7 +38,11 @@ def check(
     ] = 200,
     fuzz: Annotated[
         int | None,
-        typer.Option(help="Malformed turns in all, spread evenly. [default: 2000 per variant]", min=0),
+        typer.Option(
+            help="Malformed turns in all, spread evenly, but a tenth of a share where steps wait for another process. "
+            "[default: 2000 per share]",
+            min=0,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seeds random and malformed turns.", min=0)] = 0,
     budget: Annotated[
@@ -79,7 +84,7 @@ def check(
     chosen = _variants(ids, variant, strict=not everything)
     settings = Settings(
         episodes=episodes,
-        fuzz=2_000 if fuzz is None else -(-fuzz // len(chosen)),
+        fuzz=2_000 if fuzz is None else _share(fuzz, chosen),
         seed=seed,
         budget_s=budget,
         sandbox=sandbox,
@@ -127,6 +132,19 @@ def _variants(ids: "Sequence[str]", wanted: "Sequence[str] | None", *, strict: b
             if name not in variants and (strict or all(name not in names for names in known.values())):
                 raise unknown_name(f"variant of {env_id}", name, variants)
     return [(env_id, v) for env_id, variants in known.items() for v in variants if not wanted or v in wanted]
+
+
+def _share(total: int, chosen: "Sequence[tuple[str, str]]") -> int:
+    """Return the malformed turns of one variant, so that all together get about `total`."""
+    from palestra.envs import spec
+    from palestra.envs.checks.base import BLOCKING_SHARE
+
+    shares = 0.0
+    for env_id, variant in chosen:
+        cls = spec(env_id).cls
+        tools = cls.variants[variant].get("tools", cls.tools)
+        shares += 1 / BLOCKING_SHARE if cls.blocking or any(tool.blocking for tool in tools) else 1
+    return math.ceil(total / shares)
 
 
 def _show(reports: "Sequence[Report]", settings: "Settings") -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palestra.envs.checks.regrade import same_answer
+from palestra.envs.checks.regrade import rounded, same_answer
 
 SAME = [
     ("5/12", "5/12."),
@@ -51,6 +51,20 @@ def test_the_same_in_other_words(canonical: str, answer: str) -> None:
 @pytest.mark.parametrize(("canonical", "answer"), DIFFERENT)
 def test_another_answer(canonical: str, answer: str) -> None:
     assert not same_answer(canonical, answer)
+
+
+@pytest.mark.parametrize(
+    ("canonical", "answer", "wanted"),
+    [
+        ("0.375", "0.37", True),
+        ("0.375", "0.3", False),
+        ("375", "376", False),
+        ("3/8", "0.38", True),
+        ("a.b", "a.c", False),
+    ],
+)
+def test_rounding(canonical: str, answer: str, *, wanted: bool) -> None:
+    assert rounded(canonical, answer) == wanted
 
 
 @given(st.text(), st.text())
