@@ -201,7 +201,8 @@ class _Loop:
                 r.trajectory, r.ids = value, value.prompt_ids + value.completion_ids
                 r.new = list(r.ids)
             else:
-                r.new = _read(r, *value, self._codec)
+                completion, answer = value
+                r.new = _read(r, completion, answer, self._codec)
         except PalestraError as failure:
             r.trajectory.stop, r.trajectory.error = "error", str(failure)
         except Exception as failure:

@@ -48,7 +48,7 @@ class SlotStream:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         size = next(model.parameters()).element_size()
-        self._column_bytes = 2 * config.num_hidden_layers * heads * width * size
+        self._column_bytes: int = 2 * config.num_hidden_layers * heads * width * size
         self._most, self._budget = most, budget
         self._cache = SlotCache(config.num_hidden_layers, most, 0, model.device)
         self._rows: list[_Row] = []  # at work, then waiting
@@ -61,7 +61,8 @@ class SlotStream:
         free = self._most - len(self._rows)
         longest = max((len(row.new) for row in self._rows), default=0) + self._params.max_tokens
         columns = max(self._cache.mask.shape[1], self._cache.column + longest)
-        return max(int(not self._rows), min(free, self._budget // (columns * self._column_bytes) - len(self._rows)))
+        affordable = self._budget // (columns * self._column_bytes) - len(self._rows)
+        return max(int(not self._rows), min(free, affordable))
 
     def submit(self, key: int, ids: Sequence[int], seed: int) -> None:
         """Begin a sequence."""

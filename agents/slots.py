@@ -15,13 +15,13 @@ from transformers.cache_utils import CacheLayerMixin
 _SPARE_COLUMNS = 64
 
 
-class _Layer(CacheLayerMixin):
+class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one layer: `(rows, heads, columns, width)`."""
 
     is_sliding = False
 
     def __init__(self, slots: "SlotCache") -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._slots = slots
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -44,6 +44,10 @@ class _Layer(CacheLayerMixin):
         self.keys[rows, :, column:end] = key_states
         self.values[rows, :, column:end] = value_states
         return self.keys[rows, :, :end], self.values[rows, :, :end]
+
+    def held(self) -> list[torch.Tensor]:
+        """Keys and values, once there are any."""
+        return [held for held in (self.keys, self.values) if held is not None]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Columns, and where they begin."""
@@ -77,7 +81,8 @@ class SlotCache(Cache):
         """First column that is not written yet."""
         self.rows = slice(0, 0)
         """The rows at work."""
-        super().__init__(layers=[_Layer(self) for _ in range(layers)])
+        self._layers = [_Layer(self) for _ in range(layers)]
+        super().__init__(layers=list(self._layers))
 
     @torch.inference_mode()
     def attend(self, rows: slice, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,8 +132,7 @@ class SlotCache(Cache):
 
     def _held(self) -> list[torch.Tensor]:
         """All that has a row for each sequence and a column for each token, columns last but one."""
-        tensors = [held for layer in self.layers if layer.is_initialized for held in (layer.keys, layer.values)]
-        return [self.mask[..., None], *tensors]
+        return [self.mask[..., None], *(held for layer in self._layers for held in layer.held())]
 
     def _make_room(self, width: int) -> None:
         if self.column + width <= self.mask.shape[1]:
@@ -151,9 +155,8 @@ class SlotCache(Cache):
 
     def _grow(self, columns: int) -> None:
         self.mask = torch.nn.functional.pad(self.mask, (0, columns - self.mask.shape[1]))
-        for layer in self.layers:
+        for layer in self._layers:
             if layer.is_initialized:
                 layer.keys, layer.values = (
-                    torch.nn.functional.pad(held, (0, 0, 0, columns - held.shape[2]))
-                    for held in (layer.keys, layer.values)
+                    torch.nn.functional.pad(held, (0, 0, 0, columns - held.shape[2])) for held in layer.held()
                 )

@@ -44,7 +44,7 @@ def step_values(
         if t.stop != "error":
             successes.setdefault(origin[episode], []).append(t.outcome)
             tokens += t.sampled - sum(map(len, episode.prefix))
-    values = []
+    values: list[list[float]] = []
     for i, t in enumerate(trajectories):
         if t.stop == "error":
             values.append([])
