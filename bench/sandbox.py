@@ -26,7 +26,18 @@ from typing import Any
 
 import numpy as np
 from processes import descendants, still_there
-from sandbox_modes import BUBBLEWRAP, DOCKER, DOCKER_EXEC, LOCAL, MODES, PRINTED, Call, Mode, UnavailableError
+from sandbox_modes import (
+    BUBBLEWRAP,
+    DOCKER,
+    DOCKER_EXEC,
+    DOCKER_EXEC_LOADED,
+    LOCAL,
+    MODES,
+    PRINTED,
+    Call,
+    Mode,
+    UnavailableError,
+)
 
 from palestra.envs.errors import PalestraError
 from palestra.envs.sandbox import Sandbox, open_sandbox
@@ -34,10 +45,16 @@ from palestra.envs.sandbox.containers import connect
 
 IN_FLIGHT = (1, 8, 64)
 TIME_LIMITS_S = (0.2, 0.5, 1.0)
-GATES = ((LOCAL, BUBBLEWRAP, 3.0), (DOCKER, DOCKER_EXEC, 5.0))
-"""Mode, reference, and how many times faster its median has to be: guards against getting worse, not goals.
+GATES = (
+    (LOCAL, BUBBLEWRAP, 3.0),
+    (LOCAL, DOCKER_EXEC, 8.0),
+    (DOCKER, DOCKER_EXEC, 6.0),
+    (LOCAL, DOCKER_EXEC_LOADED, 20.0),
+    (DOCKER, DOCKER_EXEC_LOADED, 20.0),
+)
+"""Mode, reference, and how many times faster its median has to be, on a busy machine too.
 
-The goal of 20 times `docker exec` is not reached (docs/results/sandbox.md)."""
+Against a bare `docker exec` these guard against getting worse: docs/results/sandbox.md has what was measured."""
 _BACKENDS = {"local": LOCAL, "docker": DOCKER}
 _WARM_MS = 50.0
 _SETTLED_S = 1.5
@@ -274,7 +291,11 @@ def summary(rows: list[Row]) -> list[dict[str, Any]]:
         p50, p95 = np.quantile(row.all(), (0.5, 0.95))
         line: dict[str, Any] = {"mode": row.name, "n": len(row.all()), "p50_ms": float(p50), "p95_ms": float(p95)}
         line |= {f"per_s_{n}": statistics.median(row.rates[n]) if n in row.rates else None for n in IN_FLIGHT}
-        for key, reference in (("vs_bubblewrap", BUBBLEWRAP), ("vs_docker_exec", DOCKER_EXEC)):
+        for key, reference in (
+            ("vs_bubblewrap", BUBBLEWRAP),
+            ("vs_docker_exec", DOCKER_EXEC),
+            ("vs_docker_exec_loaded", DOCKER_EXEC_LOADED),
+        ):
             line[key] = speed_up(row, named[reference]) if reference in named else None
         table.append(line | {"isolation": row.isolation})
     return table
@@ -283,12 +304,15 @@ def summary(rows: list[Row]) -> list[dict[str, Any]]:
 def show(table: list[dict[str, Any]]) -> None:
     """Print the table."""
     ratios = "times faster, median (95% interval) than"
-    print(f"\n{'':26}{'n':>5}{'p50':>9}{'p95':>9}  {'executions/s in flight':^24}  {ratios:^44}")
+    print(f"\n{'':26}{'n':>5}{'p50':>9}{'p95':>9}  {'executions/s in flight':^24}  {ratios:^66}")
     counts = "".join(f"{n:>8}" for n in IN_FLIGHT)
-    print(f"{'':31}{'ms':>9}{'ms':>9}  {counts}  {'bubblewrap':>22}{'docker exec':>22}  isolation")
+    print(
+        f"{'':31}{'ms':>9}{'ms':>9}  {counts}  {'bubblewrap':>22}{'docker exec':>22}{'+ numpy, sympy':>22}  isolation"
+    )
     for line in table:
         rates = "".join(f"{line[f'per_s_{n}'] or 0:8.0f}" if line[f"per_s_{n}"] else f"{'-':>8}" for n in IN_FLIGHT)
-        ratios = "".join(f"{_interval(line[key]):>22}" for key in ("vs_bubblewrap", "vs_docker_exec"))
+        keys = ("vs_bubblewrap", "vs_docker_exec", "vs_docker_exec_loaded")
+        ratios = "".join(f"{_interval(line[key]):>22}" for key in keys)
         print(
             f"{line['mode']:26}{line['n']:5}{line['p50_ms']:9.2f}{line['p95_ms']:9.2f}  {rates}  {ratios}"
             f"  {line['isolation']}"

@@ -18,6 +18,7 @@ from palestra.envs.sandbox.containers import IMAGE, connect, container_options
 CODE = "print(6 * 7)"
 PRINTED = "42\n"
 BUBBLEWRAP, DOCKER_EXEC = "bubblewrap one-shot", "docker exec"
+DOCKER_EXEC_LOADED = "docker exec + numpy, sympy"
 LOCAL, DOCKER = "palestra local one-shot", "palestra docker one-shot"
 _IMPORTS = f"import numpy, sympy; {CODE}"
 _WAIT = """\
@@ -130,7 +131,7 @@ def _sessions(backend: str) -> Iterator[Call]:
 
 
 @contextmanager
-def _docker_exec() -> Iterator[Call]:
+def _docker_exec(code: str) -> Iterator[Call]:
     from docker.client import DockerClient
 
     connect().close()  # says what is missing
@@ -143,7 +144,7 @@ def _docker_exec() -> Iterator[Call]:
         container.start()
 
         def call() -> str:
-            return str(container.exec_run(["python3", "-I", "-c", CODE]).output, "utf-8")
+            return str(container.exec_run(["python3", "-I", "-c", code]).output, "utf-8")
 
         yield call
     finally:
@@ -226,7 +227,8 @@ MODES = (
     Mode(LOCAL, "namespaces, seccomp, limits; numpy, sympy loaded", lambda: _one_shot("local")),
     Mode("palestra local cell", "the same, kept in a session", lambda: _cells("local")),
     Mode("palestra local session", "the same: open, one cell, close", lambda: _sessions("local")),
-    Mode(DOCKER_EXEC, "warm container, hardened as ours", _docker_exec),
+    Mode(DOCKER_EXEC, "warm container, hardened as ours", lambda: _docker_exec(CODE)),
+    Mode(DOCKER_EXEC_LOADED, "the same, with what ours has loaded", lambda: _docker_exec(_IMPORTS), at_once=8),
     Mode(DOCKER, "warm container, hardened; numpy, sympy loaded", lambda: _one_shot("docker")),
     Mode("palestra docker cell", "the same, kept in a session", lambda: _cells("docker"), at_once=8),
     # Its docker client fails with 64 threads.
