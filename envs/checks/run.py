@@ -54,7 +54,7 @@ def check(
         variants: Report on these only (the others are still compared with them); None for all.
         settings: How much is played.
         jobs: Variants that are checked at the same time.
-        on_progress: Told about every step forward, from several threads if `jobs` is not 1.
+        on_progress: Told about every step forward, from the threads that wait for the workers.
 
     Returns:
         One report per variant, in the order of `env_ids`.
@@ -74,20 +74,16 @@ def check(
     units += [_Unit(env_id, (variant,), "check") for env_id, variant in reports]
     run = _Run(reports, settings, len(units), on_progress)
     with ExitStack() as stack:
+        threads = ThreadPoolExecutor(jobs)
+        # Left last to first: threads wait for the workers, which must be gone before.
+        stack.callback(threads.shutdown, cancel_futures=True)
         lanes: SimpleQueue[_Lane] = SimpleQueue()
         for _ in range(min(jobs, len(units))):
             lane = _Lane(*map(Worker, HASH_SEEDS))
             for worker in lane:
                 stack.callback(worker.close)
             lanes.put(lane)
-        if jobs == 1:
-            lane = lanes.get()
-            for unit in units:
-                run.do(unit, lane)
-        else:
-            threads = ThreadPoolExecutor(jobs)
-            stack.callback(threads.shutdown, cancel_futures=True)
-            list(threads.map(lambda unit: run.do_in_a_lane(unit, lanes), units))
+        list(threads.map(lambda unit: run.do(unit, lanes), units))
     return list(reports.values())
 
 
@@ -107,14 +103,14 @@ class _Run:
         self._done = 0
         self._on_progress = on_progress
 
-    def do_in_a_lane(self, unit: _Unit, lanes: "SimpleQueue[_Lane]") -> None:
+    def do(self, unit: _Unit, lanes: "SimpleQueue[_Lane]") -> None:
         lane = lanes.get()
         try:
-            self.do(unit, lane)
+            self._do(unit, lane)
         finally:
             lanes.put(lane)
 
-    def do(self, unit: _Unit, lane: _Lane) -> None:
+    def _do(self, unit: _Unit, lane: _Lane) -> None:
         result = self._ask(lane.first, unit)
         if unit.kind == "check" and result.get("described"):
             again = self._ask(lane.second, unit._replace(kind="describe"))
