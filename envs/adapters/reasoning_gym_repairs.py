@@ -162,6 +162,11 @@ def _rush_hour(package: Package, answer: str, entry: Entry) -> float:
     return 0.0 if re.search(r"\d{3}", answer) else package(answer, entry)
 
 
+def _rubiks_cube(package: Package, answer: str, entry: Entry) -> float:
+    """The package writes out a move as often as the number behind it says: gigabytes for ten digits."""
+    return 0.0 if re.search(r"\d{3}", answer) else package(answer, entry)
+
+
 def _number_sorting(package: Package, answer: str, entry: Entry) -> float:
     """The package takes every number within 1 of the right one for right."""
     score = package(answer, entry)
@@ -183,6 +188,7 @@ GRADERS: dict[str, Callable[[Package, str, Entry], float]] = {
     "game_of_life_halting": _halting,
     "complex_arithmetic": _complex,
     "propositional_logic": _proposition,
+    "rubiks_cube": _rubiks_cube,
     "rush_hour": _rush_hour,
     "number_sorting": _number_sorting,
     "figlet_font": _figlet,
