@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 from palestra.envs.checks import contract, fuzz, leaks, outcomes, probes
 from palestra.envs.checks.base import Problem, Subject
+from palestra.envs.checks.episodes import EndlessEpisodeError
 from palestra.envs.checks.limits import OutOfTimeError
 from palestra.envs.errors import MissingPrerequisiteError
 
@@ -45,6 +46,8 @@ def found_by(name: str, subject: Subject) -> list[Problem]:
         problems.append(
             Problem(name, f"a call does not return in time{_where(error)}; bound the work that a turn can ask for.")
         )
+    except EndlessEpisodeError as error:
+        problems.append(Problem("contract", f"{error}; leave `step` and its limit of turns to TextEnv."))
     except Exception as error:
         problems.append(Problem(name, describe_error(error, _ADVICE.get(name, "an environment must not raise"))))
     return problems

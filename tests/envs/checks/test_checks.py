@@ -57,7 +57,7 @@ CAUGHT = [
     ("Shared", "isolation", "two instances played in turn"),
     ("Remembers", "determinism", "differs when played again on the same instance"),
     ("PlaysOn", "contract", "a step after the end of an episode is played"),
-    ("Endless", "hacking", "goes on after its 3 turns"),
+    ("Endless", "contract", "goes on after its 3 turns"),
     ("Hangs", "hacking", "a call does not return in time"),
     ("BadSample", "gymnasium", "no words"),
 ]
