@@ -42,9 +42,9 @@ def test_oracle_solves_a_thousand_tasks(env_id: str, variant: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("env_id", "variant"), SANDBOXED)
-def test_oracle_solves_a_thousand_tasks_in_the_sandbox(env_id: str, variant: str) -> None:
+def test_oracle_solves_a_hundred_tasks_in_the_sandbox(env_id: str, variant: str) -> None:
     with ThreadPoolExecutor(4) as threads:
-        assert sum(threads.map(lambda index: play_oracle(make(env_id, variant), index), range(1_000))) == 1_000
+        assert sum(threads.map(lambda index: play_oracle(make(env_id, variant), index), range(100))) == 100
 
 
 def keys(env_id: str, variant: str, draws: int) -> set[str]:
@@ -66,9 +66,10 @@ def test_splits_share_no_key(env_id: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("env_id", sorted({e for e, _ in ALL}))
-def test_splits_share_no_key_on_20000_draws(env_id: str) -> None:
-    assert_disjoint(env_id, 20_000)
+def test_splits_share_no_key_on_3000_draws(env_id: str) -> None:
+    assert_disjoint(env_id, 3_000)
 
 
 def test_disjointness_does_not_rest_on_the_generators() -> None:
