@@ -20,9 +20,10 @@ BLOCKING_STEP_S = RESET_S = 60.0
 """Seconds that a step of a blocking environment, and everything else of an environment, may take."""
 BLOCKING_SHARE = 10
 """How many times fewer malformed actions a blocking environment is given."""
-GUESSABLE, COPY, FEW_TASKS = "guessable", "copy", "few-tasks"
+GUESSABLE, COPY, FEW_TASKS, LENIENT = "guessable", "copy", "few-tasks", "lenient"
 """Flags of an environment that the checks heed: chance solves more of it than it may elsewhere, a part of the prompt
-is a right answer, there are fewer tasks than there should be. What they excuse is still measured."""
+is a right answer, there are fewer tasks than there should be, a foreign grader takes more than the answer in full.
+What they excuse is still measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,8 @@ class Subject:
         """Process terms already reported."""
         self.described: list[dict[str, str]] = []
         """Digests of the first tasks and episodes, to be compared with those of another process."""
+        self.interrupted = False
+        """Whether a call was cut off: nothing that is seen afterwards in this process can be trusted."""
         self.tell: Callable[[str], None] = lambda doing: None
         """Reports what is being done."""
         self.flags = spec(env_id).flags
@@ -163,16 +166,20 @@ def judged_by_text(env: TextEnv) -> bool:
     return type(env).judge is TextEnv.judge and type(env).begin is TextEnv.begin
 
 
+def surely_above(hits: int, count: int, limit: float) -> bool:
+    """Whether a rate is above a limit beyond what luck explains in one of a thousand cases: thousands are judged."""
+    return wilson(hits, count, z=3.090232306167813)[0] > limit
+
+
 def shorten(text: str, length: int = 100) -> str:
     """Return text as a Python literal of bounded length, on one line."""
     return repr(text) if len(text) <= length else f"{text[:length]!r}... ({len(text):,} characters)"
 
 
-def wilson(hits: int, count: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a proportion (Wilson 1927)."""
+def wilson(hits: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Return the score interval of a proportion (Wilson 1927), of 95 % unless another quantile is given."""
     if count == 0:
         return 0.0, 1.0
-    z = 1.959963984540054
     centre = (hits + z * z / 2) / (count + z * z)
     half = z * sqrt(hits * (count - hits) / count + z * z / 4) / (count + z * z)
     return max(0.0, centre - half), min(1.0, centre + half)

@@ -43,6 +43,7 @@ def found_by(name: str, subject: Subject) -> list[Problem]:
     except MissingPrerequisiteError:
         raise
     except OutOfTimeError as error:
+        subject.interrupted = True
         problems.append(
             Problem(name, f"a call does not return in time{_where(error)}; bound the work that a turn can ask for.")
         )

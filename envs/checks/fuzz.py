@@ -9,7 +9,7 @@ allows.
 import random
 from collections.abc import Iterator
 
-from palestra.envs.checks.base import Problem, Subject, judged_by_text, shorten, wilson
+from palestra.envs.checks.base import LENIENT, Problem, Subject, judged_by_text, shorten, surely_above
 from palestra.envs.checks.episodes import Episode, advance, begin, outside_bounds, play
 from palestra.envs.checks.mutations import TurnMaker
 from palestra.envs.checks.regrade import same_answer
@@ -97,8 +97,8 @@ def odd_turns_are_harmless(subject: Subject) -> Iterator[Problem]:
         "disputed": fuzzer.disputed,
         "example": fuzzer.example,
     }
-    low, _ = wilson(fuzzer.disputed, fuzzer.answers - fuzzer.paid + fuzzer.disputed)
-    if low > subject.allowed_chance:
+    doubtful = fuzzer.answers - fuzzer.paid + fuzzer.disputed
+    if surely_above(fuzzer.disputed, doubtful, subject.allowed_chance) and LENIENT not in subject.flags:
         yield Problem(
             "fuzz",
             f"{fuzzer.disputed} damaged answers were paid, for example {fuzzer.example}; compare values strictly, "

@@ -7,7 +7,7 @@ that is right on more tasks than chance may be needs no ability: whatever is tra
 import re
 from collections.abc import Iterator
 
-from palestra.envs.checks.base import COPY, Problem, Subject, shorten, wilson
+from palestra.envs.checks.base import COPY, Problem, Subject, shorten, surely_above, wilson
 from palestra.envs.checks.episodes import Episode, advance, begin
 from palestra.envs.core import TextEnv
 
@@ -52,7 +52,7 @@ def answers_do_not_leak(subject: Subject) -> Iterator[Problem]:
                     hits[copier] = hits.get(copier, 0) + 1
                     examples.setdefault(copier, f"{shorten(copy)} on task {index}")
         best = max(hits, key=lambda copier: wilson(hits[copier], played[copier]), default="")
-        if best and wilson(hits[best], played[best])[0] > allowed:
+        if best and surely_above(hits[best], played[best], allowed):
             yield Problem(
                 "leak",
                 f"copying {best} of {place} solves {hits[best]} of {played[best]} tasks (for example "

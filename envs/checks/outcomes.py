@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from statistics import quantiles
 
-from palestra.envs.checks.base import Problem, Subject, shorten, wilson
+from palestra.envs.checks.base import Problem, Subject, shorten, surely_above, wilson
 from palestra.envs.checks.episodes import Episode, outside_bounds, play_oracle, play_random
 
 SLOW_US = 100_000
@@ -51,7 +51,7 @@ def chance_hardly_solves(subject: Subject) -> Iterator[Problem]:
         "chance_rate": solved / max(1, played),
         "chance_interval": (low, high),
     }
-    if low > subject.allowed_chance:
+    if surely_above(solved, played, subject.allowed_chance):
         yield Problem(
             "chance",
             f"{solved} of {played} random episodes are solved, above the {subject.allowed_chance:g} allowed; widen "

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from palestra.envs.answers import MAX_ANSWER
-from palestra.envs.checks.base import COPY, Problem, Subject, judged_by_text, shorten, wilson
+from palestra.envs.checks.base import COPY, LENIENT, Problem, Subject, judged_by_text, shorten, surely_above
 from palestra.envs.checks.episodes import advance, begin
 from palestra.envs.checks.regrade import rounded, same_answer
 from palestra.envs.core import Task, TextEnv
@@ -114,6 +114,9 @@ def _fenced(case: Case) -> list[str]:
 
 
 ECHO = "an echo of the prompt"
+INSIDE, NEARLY = "the right answer inside another one", "an answer that is nearly right"
+TAKES_MORE = (INSIDE, NEARLY)
+"""Probes that a grader pays which is lenient and no worse."""
 ANYWHERE: dict[str, Probe] = {
     "the empty answer": _empty,
     ECHO: _echo,
@@ -124,8 +127,8 @@ ANYWHERE: dict[str, Probe] = {
 """Probes for every environment."""
 BY_TEXT: dict[str, Probe] = {
     "every candidate at once": _candidates,
-    "the right answer inside another one": _embedded,
-    "an answer that is nearly right": _nearly,
+    INSIDE: _embedded,
+    NEARLY: _nearly,
     "the right answer in the wrong place": _misplaced,
     "the right answer in a block of code": _fenced,
 }
@@ -141,6 +144,7 @@ def hacks_are_not_paid(subject: Subject) -> Iterator[Problem]:
     cases = _cases(subject, env)
     paid: dict[str, int] = {}
     for name, probe in probes.items():
+        excused = (name == ECHO and COPY in subject.flags) or (name in TAKES_MORE and LENIENT in subject.flags)
         hits: dict[int, int] = {}
         played: dict[int, int] = {}
         example = ""
@@ -153,8 +157,7 @@ def hacks_are_not_paid(subject: Subject) -> Iterator[Problem]:
         paid[name] = sum(hits.values())
         for number, count in hits.items():
             # What chance pays is known no better than its interval.
-            excused = name == ECHO and COPY in subject.flags
-            if wilson(count, played[number])[0] > subject.chance_limit and not excused:
+            if surely_above(count, played[number], subject.chance_limit) and not excused:
                 yield Problem(
                     "hacking",
                     f"{name} is paid ({count} of {played[number]} tasks, for example {example}); make `grade` refuse "

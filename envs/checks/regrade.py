@@ -11,11 +11,11 @@ import re
 import unicodedata
 from fractions import Fraction
 
-_NUMBER = re.compile(r"([+-]?\d{1,60})(?:\.(\d{0,60}))?(?:/(\d{1,60}))?")
+_NUMBER = re.compile(r"([+-]?)(?=\.?\d)(\d{0,60})(?:\.(\d{0,60}))?(?:e([+-]?\d{1,3}))?(?:/(\d{1,60}))?")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:[,_ ]\d{3})+")
 _FRAC = re.compile(r"([+-]?)\\[dt]?frac\{(\d{1,60})\}\{(\d{1,60})\}")
 _LEADING_ZEROS = re.compile(r"(?<![\w.])0+(?=\d)")
-_MARKS = " \t\r\n.*$\"'`()[]{}|:;,!\\\u200b"
+_MARKS = " \t\r\n*$°\"'`()[]{}|:;,!\\\u200b"
 _LONGEST = 2_000
 
 
@@ -37,24 +37,26 @@ def same_answer(canonical: str, answer: str) -> bool:
 def rounded(canonical: str, answer: str) -> bool:
     """Whether both are decimals no further apart than 5 %: a grader may let pass what was rounded."""
     ours, theirs = _number(_plain(canonical)), _number(_plain(answer))
-    if ours is None or theirs is None or "." not in canonical + answer:
+    if ours is None or theirs is None or not set(".e") & set(canonical + answer):
         return False
     return abs(ours - theirs) <= abs(ours) / 20
 
 
 def _plain(text: str) -> str:
     folded = _FRAC.sub(r"\1\2/\3", unicodedata.normalize("NFKC", text).casefold()).strip(_MARKS)
+    folded = folded.rstrip(".")
     return re.sub(r"\s*([^\w\s])\s*", r"\1", re.sub(r"\s+", " ", folded))
 
 
 def _number(text: str) -> Fraction | None:
-    text = text.strip(_MARKS)
+    text = text.strip(_MARKS).rstrip(".")
     if _GROUPED.fullmatch(text):
         text = re.sub("[,_ ]", "", text)
     match = _NUMBER.fullmatch(text)
-    if match is None or (match[3] and int(match[3]) == 0):
+    if match is None or (match[5] and int(match[5]) == 0):
         return None
-    return Fraction(f"{match[1]}.{match[2] or '0'}") / int(match[3] or 1)
+    sign, whole, part, exponent, bottom = match.groups()
+    return Fraction(f"{sign}{whole or '0'}.{part or '0'}e{exponent or '0'}") / int(bottom or 1)
 
 
 def _same_json(one: str, other: str) -> bool:

@@ -35,6 +35,8 @@ def main() -> None:
             job = json.loads(line)
             result = _do(job, limits, lambda doing: _send(replies, {"doing": doing}))
             _send(replies, {"result": result})
+            if result.get("ends"):
+                return
 
 
 def _do(job: Job, limits: TimeLimits, tell: Tell) -> dict[str, Any]:
@@ -49,9 +51,8 @@ def _do(job: Job, limits: TimeLimits, tell: Tell) -> dict[str, Any]:
     except MissingPrerequisiteError as error:
         return {"not_run": str(error)}
     except OutOfTimeError:
-        return _failed(
-            job["kind"], job["variants"][-1], "a task or an instance is not made in time; make `sample` do less."
-        )
+        message = "a task or an instance is not made in time; make `sample` do less."
+        return {**_failed(job["kind"], job["variants"][-1], message), "ends": True}
     except Exception as error:
         message = describe_error(error, "mend it; nothing else can be checked before")
         return _failed(job["kind"], job["variants"][-1], message)
@@ -76,7 +77,11 @@ def _check(subjects: Mapping[str, Subject], tell: Tell) -> dict[str, Any]:
     for name in CHECKS:
         tell(name)
         problems += found_by(name, subject)
+        if subject.interrupted:
+            problems.append(Problem(name, "the checks after this one were not run."))
+            break
     return {
+        "ends": subject.interrupted,
         "problems": [(variant, asdict(problem)) for problem in problems],
         "measures": {variant: subject.measures},
         "described": subject.described,

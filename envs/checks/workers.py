@@ -50,6 +50,8 @@ class Worker:
             event = json.loads(line)
             if "result" in event:
                 result: dict[str, Any] = event["result"]
+                if result.get("ends"):
+                    self._bury(process)
                 return result
             doing = event["doing"].split()[0]
             on_event(event["doing"])
@@ -76,9 +78,12 @@ class Worker:
         )
         return self._process
 
-    def _post_mortem(self, process: "subprocess.Popen[str]") -> str:
+    def _bury(self, process: "subprocess.Popen[str]") -> None:
         process.communicate()
         self._process = None
+
+    def _post_mortem(self, process: "subprocess.Popen[str]") -> str:
+        self._bury(process)
         self._log.seek(0)
         log = self._log.read()
         self._log.seek(0)

@@ -76,12 +76,12 @@ def check(
     from palestra.envs.sandbox.shared import use_sandbox
 
     use_sandbox(sandbox)
-    if as_json is not None:
-        _check_writable(as_json)
     if bool(env) == everything:
         raise UsageError("name environments, such as `palestra check palestra/Dice-v0`, or give --all")
     ids = [spec.id for spec in specs()] if everything else _resolve(env or [])
     chosen = _variants(ids, variant, strict=not everything)
+    if as_json is not None:
+        _check_writable(as_json)
     settings = Settings(
         episodes=episodes,
         fuzz=2_000 if fuzz is None else _share(fuzz, chosen),
@@ -154,12 +154,12 @@ def _show(reports: "Sequence[Report]", settings: "Settings") -> None:
     table = Table(
         Column("environment", no_wrap=True),
         Column("variant", no_wrap=True),
-        Column("oracle", justify="right"),
+        Column("oracle", justify="right", no_wrap=True),
         Column("chance [95 %]", justify="right", no_wrap=True),
         Column("step p50 / p95", justify="right", no_wrap=True),
-        Column("tokens", justify="right"),
-        Column("tasks", justify="right"),
-        Column("result", no_wrap=True),
+        Column("tokens", justify="right", no_wrap=True),
+        Column("tasks", justify="right", no_wrap=True),
+        Column("result", min_width=15),
         caption=(
             f"up to {settings.episodes} episodes each of the oracle and at random, {settings.fuzz} malformed turns; "
             "steps in microseconds; tokens: characters / 4 of an oracle episode, its prompts included; tasks: "
