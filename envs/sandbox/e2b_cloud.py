@@ -176,9 +176,9 @@ class Cloud:
         if os.getpid() != self._pid:
             return  # a fork of the process that the machines belong to
         with self._lock:
-            if not self._closed and self._loop is not None:
+            closed, self._closed = self._closed, True  # before the calls are cancelled: they look at it
+            if not closed and self._loop is not None:
                 asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop)
-            self._closed = True
         # The garbage collector may call this in the loop's own thread.
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
