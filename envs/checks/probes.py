@@ -68,7 +68,7 @@ def _candidates(case: Case) -> list[str]:
 def _long(case: Case) -> list[str]:
     filler = "blah " * (MAX_ANSWER // 5 - len(case.answer) // 5 - 2)
     beside = [_tag(f"{filler}{case.answer} {filler[: len(filler) // 100]}")] if case.answer else []
-    return [_tag("9" * (MAX_ANSWER - 1)), _tag("a" * (MAX_ANSWER - 1)), "a" * 1_000_000, *beside]
+    return [_tag("9" * (MAX_ANSWER - 1)), _tag("a" * (MAX_ANSWER - 1)), "a" * 100_000, *beside]
 
 
 def _injection(case: Case) -> list[str]:
