@@ -31,7 +31,7 @@ def same_answer(canonical: str, answer: str) -> bool:
     number = _number(ours)
     if number is not None:
         return number == _number(theirs.rsplit("=", 1)[-1])
-    return _same_json(canonical, answer) or _same_expression(ours, theirs)
+    return _same_json(canonical, answer) or _same_expression(canonical, answer)
 
 
 def rounded(canonical: str, answer: str) -> bool:
@@ -73,9 +73,15 @@ def _same_expression(one: str, other: str) -> bool:
 
 def _expression(text: str) -> tuple[Fraction, tuple[int, ...]] | None:
     """Return the value of an arithmetic expression and the numbers it uses; None for anything else."""
-    text = text.split("=", 1)[0].replace("×", "*").replace("÷", "/").replace("−", "-").replace("^", "**")
-    # Marks around the whole were stripped, and with them a parenthesis may have gone.
-    text = "(" * max(0, text.count(")") - text.count("(")) + text + ")" * max(0, text.count("(") - text.count(")"))
+    text = (
+        unicodedata.normalize("NFKC", text)
+        .split("=", 1)[0]
+        .strip(" \t\r\n$`\"'")
+        .replace("×", "*")
+        .replace("÷", "/")
+        .replace("−", "-")
+        .replace("^", "**")
+    )
     numbers: list[int] = []
     try:
         value = _value(ast.parse(_LEADING_ZEROS.sub("", text), mode="eval").body, numbers)
