@@ -29,6 +29,6 @@ def test_every_other_python_block_runs() -> None:
     from palestra.envs import make
 
     assert run_blocks(sandboxed=False) == 2
-    env = make("acme/Echo-v0", "long")
+    env = make("acme/Reverse-v0", "long")
     prompt, _ = env.reset(seed=0)
-    assert env.step(f"<answer>{prompt.removeprefix('Say ')}</answer>")[1] == 1.0
+    assert env.step(f"<answer>{prompt.removeprefix('Reverse ')[::-1]}</answer>")[1] == 1.0
