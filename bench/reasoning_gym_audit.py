@@ -23,6 +23,7 @@ from typing import Any
 from palestra.envs.adapters.reasoning_gym import CRUMBS
 from palestra.envs.adapters.reasoning_gym_repairs import GRADERS, disarmed
 from palestra.envs.adapters.reasoning_gym_worker import SCORING_CPU_S, Suite
+from palestra.envs.checks.regrade import rounded, same_answer
 
 TABLE = Path(__file__).parent.parent / "envs" / "adapters" / "reasoning_gym_tasks.json"
 JUNK = ("zzz qqq", "0", "1", "-1", "True", "no", "[]", "nan", "(", "x", "0123456789", "a b c d")
@@ -115,6 +116,21 @@ def works(suite: Suite, task: str, config: dict[str, Any]) -> bool:
     return spent < 1.0
 
 
+def beside(answer: str) -> list[str]:
+    """Return texts that hold the right answer and more, or nearly all of it, and do not say the same."""
+    half = len(answer) // 2
+    inside = [f"zq{answer}qz", f"not {answer}", f"zq zq {answer} zq zq"]
+    near = [
+        answer[:-1],
+        answer[1:],
+        answer[:half] + answer[half + 1 :],
+        answer + answer[-1:],
+        answer[:half],
+        answer[::-1],
+    ]
+    return inside + [text for text in near if not same_answer(answer, text) and not rounded(answer, text)]
+
+
 def draw(suite: Suite, task: str) -> tuple[list[tuple[int, Any]], int, int, float]:
     """Return up to `ITEMS` items with their seeds, how many were drawn, how many differ, and seconds per item."""
     items, keys, spent = [], set(), 0.0
@@ -154,7 +170,8 @@ def audit(suite: Suite, task: str) -> dict[str, Any]:
     row["junk"] = max(map(mean, probes.values()))
     row["junk_partial"] = max(mean([x * (CRUMBS < x < 1.0) for x in scores]) for scores in probes.values())
     row["junk_right"] = max(mean([float(x == 1.0) for x in scores]) for scores in probes.values())
-    package = {t: [package_score(suite.dataset(task, {}, s), t, i.entry) for s, i in few] for t in ("", *JUNK)}
+    row["lenient"] = mean([float(grade(item, text) == 1.0) for _, item in few[:30] for text in beside(item.answer)])
+    package = {t: [package_score(suite.dataset(task, {}, s), t, i.entry) for s, i in few[:20]] for t in ("", *JUNK)}
     row["package_empty"] = mean([x or 0.0 for x in package.pop("")])
     row["package_junk"] = max(mean([x or 0.0 for x in scores]) for scores in package.values())
     row["package_raises"] = any(x is None for scores in package.values() for x in scores)
@@ -177,6 +194,7 @@ def flags(task: str, row: dict[str, Any]) -> list[str]:
         "wordings": task in WORDINGS,
         "junk-partial": row["junk_partial"] > 0.05,
         "copy": task in COPIES,
+        "lenient": row["lenient"] > 0,
     }
     return [name for name, holds in conditions.items() if holds]
 

@@ -17,12 +17,13 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from fractions import Fraction
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
-from palestra.envs.expressions import ExpressionError, parse_formula
+from palestra.envs.expressions import ExpressionError, parse_formula, parse_fraction
 
 Entry = Mapping[str, Any]
 Package = Callable[[str, Entry], float]
@@ -151,10 +152,25 @@ def _complex(package: Package, answer: str, entry: Entry) -> float:
     return 0.0 if "n" in answer.lower() else package(answer, entry)
 
 
+def _coin_flip(package: Package, answer: str, entry: Entry) -> float:
+    """The package pays 1.0 for any prefix of the right decimal, such as `0`, and writes out 1e999999999."""
+    rational = entry["metadata"]["rational"]
+    right = Fraction(rational["numerator"], rational["denominator"])
+    try:
+        value: Fraction | float | None = float(answer)
+    except ValueError:
+        value = parse_fraction(answer)
+    return float(value is not None and abs(value - right) <= right / 10_000)
+
+
 def _proposition(package: Package, answer: str, entry: Entry) -> float:
-    """The package tries 2^n assignments of whatever lower-case names the answer holds."""
-    names = set(re.findall(r"\w+", answer))
-    return package(answer, entry) if names <= set(entry["metadata"]["variables"]) else 0.0
+    """The package takes whatever text for a variable, half a formula too, and tries 2^n assignments of n of them."""
+    from reasoning_gym.logic.propositional_logic import Expression
+
+    if len(set(re.findall(r"\w+", answer))) > len(entry["metadata"]["variables"]):
+        return 0.0
+    named = package.__self__._collect_variables([Expression.from_string(answer)])  # type: ignore[attr-defined]
+    return package(answer, entry) if named <= set(entry["metadata"]["variables"]) else 0.0
 
 
 def _rush_hour(package: Package, answer: str, entry: Entry) -> float:
@@ -176,10 +192,26 @@ def _number_sorting(package: Package, answer: str, entry: Entry) -> float:
     return score
 
 
-def _figlet(package: Package, answer: str, entry: Entry) -> float:
-    """The package pays a tenth per right letter, so ten right letters of a wrong word are 1.0."""
-    right = answer.replace(" ", "").strip().lower() == entry["answer"].strip().lower()
-    return package(answer, entry) if right else min(0.9, package(answer, entry))
+def _decimal(package: Package, answer: str, entry: Entry) -> float:
+    """The package asks for 12 digits and takes every number within 0.001 of the right one."""
+    value, right = Decimal(answer), Decimal(entry["answer"])
+    return float(value.is_finite() and abs(value - right) <= abs(right) * Decimal("1e-10"))
+
+
+def _gsm(package: Package, answer: str, entry: Entry) -> float:
+    """The package looks for the first number anywhere and does not see its sign."""
+    value = parse_fraction(answer)
+    return float(value is not None and value == parse_fraction(entry["answer"]))
+
+
+def _whole(normal: Callable[[str], Any]) -> Callable[[Package, str, Entry], float]:
+    """For graders that pay by the word or letter found, so that a wrong answer can collect all of 1.0."""
+
+    def grade(package: Package, answer: str, entry: Entry) -> float:
+        score = package(answer, entry)
+        return score if normal(answer) == normal(entry["answer"]) else min(0.9, score)
+
+    return grade
 
 
 GRADERS: dict[str, Callable[[Package, str, Entry], float]] = {
@@ -187,11 +219,16 @@ GRADERS: dict[str, Callable[[Package, str, Entry], float]] = {
     "puzzle24": _puzzle24,
     "game_of_life_halting": _halting,
     "complex_arithmetic": _complex,
+    "coin_flip": _coin_flip,
     "propositional_logic": _proposition,
     "rubiks_cube": _rubiks_cube,
     "rush_hour": _rush_hour,
     "number_sorting": _number_sorting,
-    "figlet_font": _figlet,
+    "decimal_arithmetic": _decimal,
+    "gsm_symbolic": _gsm,
+    "figlet_font": _whole(lambda text: text.replace(" ", "").strip().lower()),
+    "letter_jumble": _whole(lambda text: text.strip().lower()),
+    "word_sorting": _whole(lambda text: [word.strip() for word in text.split(",")]),
 }
 """Task -> its grader; every other task is graded by the package."""
 
@@ -291,8 +328,8 @@ ORACLES: dict[str, Callable[[Entry], list[str]]] = {
 
 
 def sound(task: str, score: Callable[[str], float]) -> bool:
-    """Whether the entry states a problem: from contradictory premises, anything could be concluded."""
-    return task != "propositional_logic" or score("P ∧ ¬P") != 1.0
+    """Whether the entry states a problem: some cubes are solved, and from a contradiction anything follows."""
+    return score("") != 1.0 and (task != "propositional_logic" or score("P ∧ ¬P") != 1.0)
 
 
 # Keys.

@@ -250,11 +250,12 @@ class LightsOut(TextArenaGame):
     max_turns = 22
 
     def sample(self, rng: random.Random) -> Task:
-        """Draw until a light is on."""
+        """Draw until a light is on: the game itself does not survive its solution."""
         while True:
-            task = super().sample(rng)
-            if "O" in task.key:
-                return task
+            try:
+                return super().sample(rng)
+            except ZeroDivisionError:
+                continue
 
     def content(self, game: Any) -> str:
         """The lights."""

@@ -24,7 +24,7 @@ _RULES: Any = blackjack  # without annotations
         "train": {},
         "test": {},
         "bigger": {"size": 10, "max_turns": 60},
-        "slippery": {"chancy": True, "frozen": 0.9, "max_turns": 100},
+        "slippery": {"chancy": True, "frozen": 0.85, "max_turns": 100},
     },
 )
 class FrozenLake(Tabular):

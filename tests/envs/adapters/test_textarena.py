@@ -125,3 +125,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(textarena, "find_spec", lambda name: None)
     with pytest.raises(MissingPrerequisiteError, match="pip install"):
         make("palestra/ta/LightsOut-v0")
+
+
+def test_no_lights_out_starts_solved() -> None:
+    env = make("palestra/ta/LightsOut-v0")
+    rng = random.Random(0)
+    assert all("O" in env.sample(rng).key for _ in range(2_000))
