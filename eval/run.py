@@ -123,7 +123,7 @@ def _episodes(
     for variant in settings.variant:
         keys = {Episode(p, _seed(settings, (v, p, s))): (v, p, s) for v, p, s in todo if v == variant}
         for episode, trajectory in rollout(
-            lambda variant=variant: make(settings.env, variant),  # type: ignore[misc]
+            lambda variant=variant: make(settings.env, variant, syntax=codec.syntax),  # type: ignore[misc]
             list(keys),
             engine,
             codec,

@@ -38,7 +38,7 @@ def solved(env: TextEnv, codec: ChatCodec, index: int, *, worked: bool = True) -
         PalestraError: The demonstration does not solve the task, so it must not be learned from.
     """
     task = env.task_at(index)
-    turns = env.solve(task).turns if worked else (f"<answer>{task.answer}</answer>",)
+    turns = env.demonstrate(task).turns if worked else (f"<answer>{task.answer}</answer>",)
     trajectory = replay(env, codec, index, turns)
     if trajectory.outcome != 1.0:
         reason = trajectory.error or "the environment gives its own demonstration outcome 0"
@@ -48,7 +48,7 @@ def solved(env: TextEnv, codec: ChatCodec, index: int, *, worked: bool = True) -
 
 def shuffled(env: TextEnv, codec: ChatCodec, index: int, other: int) -> Trajectory:
     """Return the demonstration of task `other`, played at task `index`: the protocol without the skill."""
-    return replay(env, codec, index, env.solve(env.task_at(other)).turns)
+    return replay(env, codec, index, env.demonstrate(env.task_at(other)).turns)
 
 
 def index_stream(seed: int) -> Iterator[int]:

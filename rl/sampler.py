@@ -162,7 +162,7 @@ class GroupSampler:
     ) -> Iterator[tuple[Episode, Trajectory]]:
         s = self.settings
         return rollout(
-            lambda: make(s.env, s.variant),
+            lambda: make(s.env, s.variant, syntax=self.codec.syntax),
             episodes,
             engine,
             self.codec,

@@ -87,7 +87,7 @@ def count_trained(rows: list[dict[str, Any]]) -> int:
 
 
 def _rows(settings: SFTSettings, codec: ChatCodec) -> list[dict[str, Any]]:
-    env = make(settings.env, settings.variant)
+    env = make(settings.env, settings.variant, syntax=codec.syntax)
     stream = index_stream(settings.seed)
     worked = settings.demonstrations == "worked"
     return [training_row(solved(env, codec, next(stream), worked=worked)) for _ in range(settings.episodes)]

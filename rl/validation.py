@@ -80,7 +80,7 @@ class Validation(TrainerCallback):
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         engine = self._sampler.engine_of(model)
         done = rollout(
-            lambda: make(s.env, s.variant),
+            lambda: make(s.env, s.variant, syntax=self._sampler.codec.syntax),
             self._episodes,
             engine,
             self._sampler.codec,
