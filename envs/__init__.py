@@ -1,5 +1,6 @@
 """Environments, tools, rewards and sandboxes. Imports neither torch nor transformers."""
 
+import palestra.envs.adapters  # noqa: F401  (registers adapted suites, from tables)
 import palestra.envs.tasks  # noqa: F401  (registers the built-in environments)
 from palestra.envs.core import Demonstration, ProcessTerm, Reward, Task, TaskId, TextEnv, Turn
 from palestra.envs.registry import EnvSpec, make, register, spec, specs

@@ -46,6 +46,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     """Assistant turns before the episode is truncated."""
     attempts: int = 1
     """Answers that are graded: a wrong one before the last is met with `feedback`, and the episode goes on."""
+    asks_for_answer: bool = True
+    """Whether the system prompt asks for a final answer; not where a tool ends the episode."""
     blocking: bool = False
     """Whether a step may wait for another process (a tool that does sets it); rollouts run such steps in threads."""
     instructions: str = ""
@@ -298,7 +300,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
                 indent = "" if "\n" in call else "  "
                 parts.append(f"- {tool.name}: {tool.description}\n{indent}{call}")
         fenced = ", or as one block of code after ```python" if self.answers_in_fences else ""
-        parts.append(f"Give your final answer as <answer>...</answer>{fenced}.")
+        if self.asks_for_answer:
+            parts.append(f"Give your final answer as <answer>...</answer>{fenced}.")
         return "\n".join(p for p in parts if p)
 
     def format_call(self, name: str, arguments: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import gymnasium
 from gymnasium.envs.registration import parse_env_id
 
 from palestra.envs.core import TextEnv
-from palestra.envs.errors import unknown_name
+from palestra.envs.errors import UsageError, unknown_name
 from palestra.envs.toolcalls import SYNTAXES
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,8 @@ def spec(env_id: str) -> EnvSpec:
         for known in _SPECS.values():
             if known.gymnasium_id == env_id:
                 return known
+        if broken := _load_plugins():
+            raise UsageError(f"unknown environment '{env_id}'; {'; '.join(broken)}")
         raise unknown_name("environment", env_id, _SPECS)
     return _SPECS[env_id]
 
@@ -124,9 +126,13 @@ def make(env_id: str, variant: str = "train", *, syntax: str | None = None) -> T
 
 
 @cache
-def _load_plugins() -> None:
+def _load_plugins() -> list[str]:
+    """Load the installed packages with environments; returns what was wrong with those that do not load."""
+    broken = []
     for point in entry_points(group="palestra.envs"):
         try:
             point.load()
-        except Exception:  # a broken plugin must not take the others down
+        except Exception as error:  # a broken plugin must not take the others down
             logger.warning("the environment package '%s' could not be loaded", point.value, exc_info=True)
+            broken.append(f"the package '{point.value}' does not load: {type(error).__name__}: {error}")
+    return broken

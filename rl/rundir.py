@@ -19,6 +19,8 @@ from palestra.envs.folders import writable_folder, write_json
 MANIFEST = "manifest.json"
 LOCK = "train.lock"
 _COMPLETE = "COMPLETE"
+_FREE = {"track", "save_every", "show_every"}
+"""Settings that a resumed run may change: they decide nothing about what is learned."""
 
 
 class RunFolder:
@@ -103,7 +105,7 @@ class RunFolder:
         old, new = self._defaults | existing.get("config", {}), self.manifest["config"]
         if existing.get("command") != self.manifest["command"]:
             raise UsageError(f"'{self.out}' holds a run of `palestra {existing.get('command')}`; choose another --out")
-        for key in new:
+        for key in new.keys() - _FREE:
             if old.get(key) != new[key]:
                 raise UsageError(
                     f"'{self.out}' holds a run with {key} = {old.get(key)!r}, not {new[key]!r}; "

@@ -101,7 +101,7 @@ class TrainSettings(RunSettings):
     temperature: PositiveFloat = Field(1.0, le=100, description="sampling temperature")
     max_tokens: PositiveInt = Field(64, description="most tokens per turn")
     overlong_filter: bool | None = Field(
-        None, description="episodes that the token limits cut carry no loss; by default with dapo"
+        None, description="episodes that the token limits cut carry no loss [default: with dapo]"
     )
     overlong_cache: NonNegativeInt = Field(
         0, description="tokens below max_tokens in which a turn is punished for its length (DAPO); 0 for none"

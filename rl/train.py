@@ -185,7 +185,7 @@ def _warn_if_flat(history: list[dict[str, Any]]) -> None:
     if flat and min(flat) == 1:
         logger.warning(
             "no group of episodes ever differed in reward, so nothing was learned: the model solves none or all of "
-            "these tasks; try --reward both, a larger --group-size, or SFT first"
+            "these tasks; try process terms (--reward both), a larger --group-size, an easier variant, or SFT first"
         )
 
 

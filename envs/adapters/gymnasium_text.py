@@ -79,6 +79,7 @@ class TextGym(TextEnv):
 
     tools: tuple[Act, ...] = ()
     """Exactly one; for a Gymnasium environment, its actions stand in Gymnasium's order."""
+    asks_for_answer = False
 
     @abstractmethod
     def make_world(self, task: Task) -> Any:
@@ -119,10 +120,6 @@ class TextGym(TextEnv):
     def random_action(self, rng: random.Random) -> str:
         """Make any move."""
         return self._call_of(self.random_move(rng))
-
-    def system_prompt(self) -> str:
-        """Describe the game and its tool; the last line of what other environments say asks for an answer."""
-        return "\n".join(super().system_prompt().splitlines()[:-1])
 
     @property
     def actions(self) -> tuple[str, ...]:

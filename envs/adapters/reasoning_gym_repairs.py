@@ -156,11 +156,9 @@ def _coin_flip(package: Package, answer: str, entry: Entry) -> float:
     """The package pays 1.0 for any prefix of the right decimal, such as `0`, and writes out 1e999999999."""
     rational = entry["metadata"]["rational"]
     right = Fraction(rational["numerator"], rational["denominator"])
-    try:
-        value: Fraction | float | None = float(answer)
-    except ValueError:
-        value = parse_fraction(answer)
-    return float(value is not None and abs(value - right) <= right / 10_000)
+    fraction = parse_fraction(answer)
+    value = float(answer) if fraction is None else float(fraction)
+    return float(math.isclose(value, right, rel_tol=1e-4))
 
 
 def _proposition(package: Package, answer: str, entry: Entry) -> float:

@@ -161,6 +161,7 @@ class Navigation(TextEnv):
 
     tools: tuple[Tool, ...] = (Forward(), Turning(), Stop())
     max_turns = 20
+    asks_for_answer = False
     process_terms = {
         "progress": ProcessTerm(
             -1.0,
@@ -188,8 +189,8 @@ class Navigation(TextEnv):
         self.instructions = (
             "You walk through a town. Follow the route you are told, one call at a time, and end the walk at its "
             f"end. {forward} takes you to the next crossing, {turn} takes one of the directions "
-            f"{', '.join(_directions(self.relative))}, and {stop} ends the walk; so does a final answer, whatever "
-            "it says. Every move is carried out, also a wrong one."
+            f"{', '.join(_directions(self.relative))}, and {stop} ends the walk. "
+            "Every move is carried out, also a wrong one."
         )
 
     def sample(self, rng: random.Random) -> Task:

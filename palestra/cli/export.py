@@ -85,4 +85,6 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     (out / "pyproject.toml").write_text(_PYPROJECT.format(**values), encoding="utf-8")
     (out / f"{values['module']}.py").write_text(_MODULE.format(**values), encoding="utf-8")
-    typer.echo(f"wrote {out}: pip install {out}, then vf-eval {name}")
+    typer.echo(
+        f"wrote {out}: pip install {out}, then vf-eval {name} --no-push (without that, verifiers uploads the run)"
+    )

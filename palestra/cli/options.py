@@ -1,6 +1,7 @@
 """Commands whose flags are the fields of a settings model, and whose YAML recipe has the same keys."""
 
 import inspect
+import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,7 @@ def settings_command(
 def _parameter(key: str, field: FieldInfo) -> inspect.Parameter:
     flag = "--" + key.replace("_", "-")
     flags = [flag, "-n"] if key == "samples" else [flag]
-    default = "" if field.default is PydanticUndefined else f" [default: {_show(field.default)}]"
+    default = "" if field.default in (PydanticUndefined, None) else f" [default: {_show(field.default)}]"
     text = f"{field.description}{_choices(field.annotation)}{default}"
     option = typer.Option(*flags, help=text[0].upper() + text[1:], show_default=False)
     return inspect.Parameter(
@@ -70,6 +71,10 @@ def _flag_type(annotation: Any) -> Any:
         return list[str] | None
     if origin is typing.Literal:
         return str | None
+    if isinstance(annotation, types.UnionType) or origin is typing.Union:  # optional: the flag takes the bare type
+        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+        if typing.get_origin(annotation) is Annotated:
+            annotation = typing.get_args(annotation)[0]
     return annotation | None
 
 

@@ -43,7 +43,21 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["quickstart", "doctor", "envs", "play", "new", "check", "organism", "sft", "train", "eval", "compare", "plan"],
+    [
+        "quickstart",
+        "doctor",
+        "envs",
+        "play",
+        "new",
+        "check",
+        "organism",
+        "sft",
+        "rft",
+        "train",
+        "eval",
+        "compare",
+        "plan",
+    ],
 )
 def test_every_verb_has_help(verb: str) -> None:
     result = palestra(verb, "--help")

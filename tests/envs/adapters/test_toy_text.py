@@ -1,6 +1,8 @@
 """Gymnasium's toy text in words: won by search, replayed against Gymnasium itself, and hard to win by chance."""
 
 import random
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -134,3 +136,14 @@ def test_a_lost_hand_ends_the_session() -> None:
         seen, reward, over, _, _ = env.step(env._call_of("hit"))
     assert reward == 0.0
     assert "You do not win this hand." in seen
+
+
+def test_gymnasium_makes_it_after_import_palestra_alone() -> None:
+    code = (
+        "import gymnasium, palestra\n"
+        "for name in ('palestra/FrozenLake-v0', 'palestra-rg/dice-v0'):\n"
+        "    assert name in gymnasium.registry, name\n"
+        "print(gymnasium.make('palestra/FrozenLake-v0', variant='test').reset(seed=0)[0][:5])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
