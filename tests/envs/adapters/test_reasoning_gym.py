@@ -223,7 +223,7 @@ def test_scores_are_those_of_the_package(task: str) -> None:
     assert_scores_equal(task, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.audit
 @pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("task", REGISTERED)
 def test_scores_of_100_items_are_those_of_the_package(task: str) -> None:
