@@ -35,9 +35,9 @@ def test_gymnasium_accepts_it(env_id: str, variant: str) -> None:
 
 
 @pytest.mark.parametrize(("env_id", "variant"), IN_PROCESS)
-def test_oracle_solves_a_thousand_tasks(env_id: str, variant: str) -> None:
+def test_oracle_solves_two_hundred_tasks(env_id: str, variant: str) -> None:
     env = make(env_id, variant)
-    assert sum(play_oracle(env, index) for index in range(1_000)) == 1_000
+    assert sum(play_oracle(env, index) for index in range(200)) == 200
 
 
 @pytest.mark.slow
@@ -62,7 +62,7 @@ def assert_disjoint(env_id: str, draws: int) -> None:
 
 @pytest.mark.parametrize("env_id", sorted({e for e, _ in ALL}))
 def test_splits_share_no_key(env_id: str) -> None:
-    assert_disjoint(env_id, 500)
+    assert_disjoint(env_id, 250)
 
 
 @pytest.mark.slow
