@@ -9,10 +9,14 @@ import re
 
 from palestra.envs.syntax.fenced import last_block
 
+_BOXED = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile("[{}]")
 _ARGUMENTS = re.compile(r"""["'](?:arguments|parameters)["']\s*:\s*\Z""")
 """What stands before the arguments of a tool call, whose fields are no answers."""
 _FIELDS = ("answer", "final_answer", "output", "result")
+_MARKED = re.compile(
+    r"\\(?:boxed|text|mathrm)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|\*\*([^*\n]+)\*\*|`([^`\n]+)`", re.DOTALL
+)
 MAX_ANSWER = 10_000
 """Longer texts are no answer: graders may assume short input."""
 
@@ -24,9 +28,11 @@ def extract_answer(text: str, *, fenced: bool = False) -> str | None:
     `\boxed{...}` with balanced braces, the last JSON object with an answer field. An answer longer than 10,000
     characters is none.
     """
+    if "<think>" in text or "</think>" in text:  # what a model thinks, to the end or not, is no answer
+        text = text.rpartition("</think>")[2].partition("<think>")[0]
     found = _last_tag(text) if "<" in text else None
     if found is not None and len(found) <= MAX_ANSWER:
-        return found.strip()
+        return _unwrapped(found.strip())
     if fenced and "```" in text:
         found = last_block(text)
         if found is not None and len(found) <= MAX_ANSWER:
@@ -36,7 +42,7 @@ def extract_answer(text: str, *, fenced: bool = False) -> str | None:
     for extract in (_last_boxed, _last_json_field):
         found = extract(text)
         if found is not None and len(found) <= MAX_ANSWER:
-            return found.strip()
+            return _unwrapped(found.strip())
     return None
 
 
@@ -49,7 +55,17 @@ def plain_answer(text: str) -> str | None:
     answer, closing, after = rest.partition("</answer>")
     if not closing or "<" in before or "<" in answer or "<" in after or "{" in before or "```" in text:
         return None
-    return answer.strip() if len(answer) <= MAX_ANSWER else None
+    return _unwrapped(answer.strip()) if len(answer) <= MAX_ANSWER else None
+
+
+def _unwrapped(answer: str) -> str:
+    r"""Take off what only marks an answer: `\boxed{}`, `\text{}`, bold and code marks around the whole of it."""
+    for _ in range(3):
+        marked = _MARKED.fullmatch(answer)
+        if marked is None:
+            break
+        answer = next(group for group in marked.groups() if group is not None).strip()
+    return answer
 
 
 def _last_tag(text: str) -> str | None:
@@ -60,11 +76,11 @@ def _last_tag(text: str) -> str | None:
 
 
 def _last_boxed(text: str) -> str | None:
-    start = text.rfind(r"\boxed{")
-    if start < 0:
+    *_, opening = [None, *_BOXED.finditer(text)]
+    if opening is None:
         return None
     depth = 0
-    begin = start + len(r"\boxed{")
+    begin = opening.end()
     for brace in _BRACE.finditer(text, begin):
         if brace[0] == "{":
             depth += 1
@@ -77,6 +93,7 @@ def _last_boxed(text: str) -> str | None:
 
 def _last_json_field(text: str) -> str | None:
     decoder = json.JSONDecoder()
+    text = text[-3 * MAX_ANSWER :]  # an answer is no longer, and a failed attempt reads all that stands before it
     position = text.rfind("{")
     for _ in range(64):  # a text of nothing but braces must not cost quadratic time
         if position < 0:

@@ -26,6 +26,8 @@ SYNTAXES: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
     "qwen-coder": qwen_coder.write,
 }
 """Name of a syntax -> writes a call in it."""
+MAX_READ = 64
+"""Calls that are read in one turn, far more than are ever run: a text of nothing but tags must cost little."""
 _TAG = re.compile(rf"{hermes.OPEN}|{re.escape(llama.OPEN)}|{xml.OPENER}")
 
 
@@ -70,7 +72,10 @@ def rewrite_tool_calls(text: str, syntax: str, tools: Toolbox = None) -> str:
 def _tagged(text: str, tools: Toolbox) -> list[Found]:
     found: list[Found] = []
     at = text.rfind("</think>") + 1
-    while tag := _TAG.search(text, at):
+    for _ in range(MAX_READ):
+        tag = _TAG.search(text, at)
+        if tag is None:
+            break
         start, at = tag.span()
         if tag[3] is not None:
             call, at = xml.read(text, tag, tools)

@@ -13,6 +13,7 @@ from palestra.envs.syntax.lenient_json import decode, skip_space
 _OPEN = re.compile(r"```(python|py|tool_call|json)[ \t]*\r?\n")
 _ANY = re.compile(r"```([\w+-]{0,30})[ \t]*\r?\n(.*?)```", re.DOTALL)
 _CLOSE = "```"
+_MAX_BLOCKS = 64
 
 
 def write(name: str, arguments: Mapping[str, Any]) -> str:
@@ -25,7 +26,10 @@ def write(name: str, arguments: Mapping[str, Any]) -> str:
 def read_all(text: str, tools: Toolbox) -> Iterator[Found]:
     """Read all closed blocks that are calls."""
     at = 0
-    while opening := _OPEN.search(text, at):
+    for _ in range(_MAX_BLOCKS):
+        opening = _OPEN.search(text, at)
+        if opening is None:
+            return
         start = opening.end()
         if opening[1] in ("python", "py"):
             at = _past_close(text, start)

@@ -10,6 +10,7 @@ from math import isfinite
 from typing import Any, NoReturn
 
 _MAX_DEPTH = 50
+_MAX_LENIENT = 100_000
 _SPACE = re.compile(r"\s*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?(?![\w.])")
 _WORD = re.compile(r"(?:true|True|false|False|null|None)\b")
@@ -31,7 +32,9 @@ def decode(text: str, start: int = 0) -> tuple[Any, int]:
     start = skip_space(text, start)
     try:
         return _STRICT.raw_decode(text, start)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if len(text) - start > _MAX_LENIENT:
+            raise ValueError("too long to be read leniently") from error
         return _value(text, start, 0)
 
 

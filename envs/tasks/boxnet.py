@@ -124,7 +124,9 @@ class Boxnet(TextEnv):
                 limit=limit,
             ),
             answer="\n".join("; ".join(step) for step in plan),
-            key=f"{size[0]}x{size[1]}: {', '.join(f'{cell_name(starts[name])} {told[name]}' for name in names)}",
+            # Colours are no content: boxes are told apart by where they are and go.
+            key=f"{size[0]}x{size[1]}: "
+            + ", ".join(sorted(f"{cell_name(starts[name])} {cell_name(targets[name])}" for name in names)),
             data={"size": size, "starts": starts, "targets": targets, "limit": limit, "plan": plan},
         )
 

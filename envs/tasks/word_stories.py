@@ -27,7 +27,6 @@ NAMES = (
     "Kofi",
     "Lena",
     "Mira",
-    "Noor",
 )
 ITEMS = ("stamps", "marbles", "shells", "stickers", "coins", "beads", "pencils", "buttons")
 GOODS = ("books", "lamps", "chairs", "plants", "mugs", "shirts", "towels", "plates")

@@ -259,3 +259,9 @@ def test_delivered_shares_sum_to_the_share_delivered() -> None:
             total += info["reward"]["process"].get("delivered", 0.0)
             over = terminated or truncated
         assert total == pytest.approx(1 - len(env.world.waiting) / len(env.task.data["starts"]))
+
+
+def test_colours_are_no_content() -> None:
+    env = make("palestra/Boxnet-v0")
+    task = env.task_at(0)
+    assert not any(colour in task.key for colour in task.data["starts"])

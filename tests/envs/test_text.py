@@ -2,12 +2,14 @@
 
 import contextlib
 import operator
+import time
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from palestra.envs import make
 from palestra.envs.answers import extract_answer
 from palestra.envs.toolcalls import ToolCall, format_tool_call, parse_tool_calls
 from palestra.envs.tools.base import ToolError
@@ -148,3 +150,39 @@ def test_calculator_agrees_with_fractions(tree: Tree) -> None:
 def test_calculator_never_raises_anything_else(text: str) -> None:
     with contextlib.suppress(ToolError):
         evaluate(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"<answer>\boxed{5/12}</answer>", "5/12"),
+        (r"\boxed {\text{ege}}", "ege"),
+        ("<answer>**1036**</answer>", "1036"),
+        ("<answer>`ege`</answer>", "ege"),
+        ("<answer>a*b**c</answer>", "a*b**c"),
+        ("<think>try <answer>1/9</answer></think>\n\\boxed{3}", "3"),
+        ("<think>maybe <answer>3</answer>?</think>\nI give up.", None),
+        ("<think>it may be <answer>3</answer> or", None),
+    ],
+)
+def test_marks_around_an_answer_and_drafts_in_thought_do_not_count(text: str, answer: str | None) -> None:
+    assert extract_answer(text) == answer
+
+
+HUGE = {
+    "tags": "<tool_call>" * 90_909,
+    "broken calls": "<tool_call>{" * 83_333,
+    "fences": "```json\n" * 125_000,
+    "broken fences": "```json\n{'a':" * 76_923,
+    "nested objects": '{"a":' * 64 + "[[]" + ",[]" * 333_200,
+    "one long call": "<tool_call>{'name':'x','arguments':{'a':[" + "1," * 499_900 + "1</tool_call>",
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_a_turn_of_a_million_characters_costs_little(kind: str) -> None:
+    env = make("palestra/Dice-v0")
+    env.reset(options={"index": 3})
+    before = time.process_time()
+    env.step(HUGE[kind])
+    assert time.process_time() - before < 1.0

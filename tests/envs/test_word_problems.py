@@ -147,3 +147,11 @@ def test_the_tool_variants_differ_in_the_tool_only() -> None:
     assert names.pop("no-tool") == []
     assert names.pop("tool-renamed") == ["abacus"]
     assert all(n == ["calculator"] for n in names.values())
+
+
+def test_nobody_is_told_of_twice_in_a_comparison() -> None:
+    from math import gcd
+
+    from palestra.envs.tasks.word_stories import NAMES
+
+    assert all(gcd(stride, len(NAMES)) == 1 for stride in range(1, len(NAMES)))
