@@ -202,6 +202,17 @@ def _gsm(package: Package, answer: str, entry: Entry) -> float:
     return float(value is not None and value == parse_fraction(entry["answer"]))
 
 
+def _boxnet(package: Package, answer: str, entry: Entry) -> float:
+    """The package also moves targets, to where the boxes are."""
+    return 0.0 if re.search(r"move\(\s*target", answer) else package(answer, entry)
+
+
+def _game_of_life(package: Package, answer: str, entry: Entry) -> float:
+    """The package compares the cells of the right grid, and none that the answer has besides."""
+    score = package(answer, entry)
+    return min(0.9, score) if score == 1.0 and json.loads(answer) != json.loads(entry["answer"]) else score
+
+
 def _whole(normal: Callable[[str], Any]) -> Callable[[Package, str, Entry], float]:
     """For graders that pay by the word or letter found, so that a wrong answer can collect all of 1.0."""
 
@@ -224,6 +235,8 @@ GRADERS: dict[str, Callable[[Package, str, Entry], float]] = {
     "number_sorting": _number_sorting,
     "decimal_arithmetic": _decimal,
     "gsm_symbolic": _gsm,
+    "boxnet": _boxnet,
+    "game_of_life": _game_of_life,
     "figlet_font": _whole(lambda text: text.replace(" ", "").strip().lower()),
     "letter_jumble": _whole(lambda text: text.strip().lower()),
     "word_sorting": _whole(lambda text: [word.strip() for word in text.split(",")]),

@@ -414,3 +414,21 @@ def test_a_fork_has_a_process_of_its_own_and_the_process_ends_with_the_host() ->
 def test_a_generator_that_fails_says_so() -> None:
     with pytest.raises(RuntimeError, match="chain_sum: "):
         WORKER.ask({"task": "chain_sum", "config": {"no_such": 1}, "seed": 1})
+
+
+def test_targets_cannot_be_carried_to_the_boxes() -> None:
+    env = make("palestra/rg/boxnet-v0")
+    task = env.task_at(1)
+    (turn,) = env.solve(task).turns
+    env.reset(options={"index": 1})
+    assert env.step(turn)[1] == 1.0
+    env.reset(options={"index": 1})
+    assert env.step(turn.replace("move(box_", "move(target_"))[1] == 0.0
+
+
+def test_a_grid_with_more_cells_is_another_grid() -> None:
+    env = make("palestra/rg/game_of_life-v0")
+    grid = json.loads(env.task_at(0).answer)
+    for wrong in ([*grid, [1] * len(grid[0])], [[*row, 1] for row in grid]):
+        env.reset(options={"index": 0})
+        assert env.step(f"<answer>{json.dumps(wrong)}</answer>")[1] == 0.0
