@@ -183,6 +183,6 @@ HUGE = {
 def test_a_turn_of_a_million_characters_costs_little(kind: str) -> None:
     env = make("palestra/Dice-v0")
     env.reset(options={"index": 3})
-    before = time.process_time()
+    before = time.thread_time()
     env.step(HUGE[kind])
-    assert time.process_time() - before < 1.0
+    assert time.thread_time() - before < 1.0
