@@ -76,11 +76,11 @@ def _last_tag(text: str) -> str | None:
 
 
 def _last_boxed(text: str) -> str | None:
-    *_, opening = [None, *_BOXED.finditer(text)]
-    if opening is None:
+    openings = list(_BOXED.finditer(text))
+    if not openings:
         return None
     depth = 0
-    begin = opening.end()
+    begin = openings[-1].end()
     for brace in _BRACE.finditer(text, begin):
         if brace[0] == "{":
             depth += 1
