@@ -37,6 +37,8 @@ HASH_DEPENDENT = (
 )
 NO_ORACLE = ("boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour")
 HANDFUL = ("chain_sum", "acre", "gsm_symbolic", "n_queens", "spiral_matrix", "simple_integration", "word_ladder")
+UNSAFE = ("countdown", "puzzle24", "intermediate_integration", "simple_integration", "polynomial_multiplication")
+"""Their graders evaluate what they are given, and may take for ever."""
 JUNK = ("", "zzz qqq", "0", "[]", "nan", "(", "{}", "'", "-1, 2", "True")
 
 
@@ -202,28 +204,30 @@ def assert_scores_equal(task: str, count: int) -> None:
         with disarmed():
             made = suite.item(task, {}, 104_729 * index + 11)
         answers = [made.answer, *JUNK]
-        if task not in {"countdown", "puzzle24"}:  # the package would evaluate them
+        if task not in UNSAFE:
             answers += perturbed(made.answer, rng)
-        if "slow-scoring" in table()[task]["flags"]:
-            answers = answers[:1] + answers[-2:]
         for answer in answers:
             theirs = package_score(suite.dataset(task, {}, 0), answer, made.entry)
             with disarmed():
                 ours = suite.grade(task, {}, made.entry, answer)
             if task in GRADERS:
-                assert ours < 1.0 or theirs == 1.0
+                bare = answer.strip().rstrip(".").strip()
+                assert ours < 1.0 or 1.0 in {theirs, package_score(suite.dataset(task, {}, 0), bare, made.entry)}
             elif theirs is None or not 0.0 <= theirs <= 1.0:
                 assert ours == 0.0
             else:
                 assert ours == theirs
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the package's data files
 @pytest.mark.parametrize("task", [*HANDFUL, *NO_ORACLE, "string_insertion", "prime_factorization", "dice"])
 def test_scores_are_those_of_the_package(task: str) -> None:
     assert_scores_equal(task, 2)
 
 
 @pytest.mark.audit
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("task", REGISTERED)
 def test_scores_of_100_items_are_those_of_the_package(task: str) -> None:
