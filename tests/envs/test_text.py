@@ -1,6 +1,7 @@
 """Parsers of model text: answers, tool calls, the calculator."""
 
 import contextlib
+import gc
 import operator
 import time
 from fractions import Fraction
@@ -183,6 +184,10 @@ HUGE = {
 def test_a_turn_of_a_million_characters_costs_little(kind: str) -> None:
     env = make("palestra/Dice-v0")
     env.reset(options={"index": 3})
-    before = time.thread_time()
-    env.step(HUGE[kind])
-    assert time.thread_time() - before < 1.0
+    gc.disable()  # a collection costs what all other tests left behind
+    try:
+        before = time.thread_time()
+        env.step(HUGE[kind])
+        assert time.thread_time() - before < 2.0  # what grows with the square of the length takes minutes
+    finally:
+        gc.enable()
