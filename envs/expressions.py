@@ -12,7 +12,10 @@ from typing import NamedTuple
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>[0-9]+(?:\.[0-9]+)?)|(?P<sign>\*\*|\\times|\\cdot|\\div|\\[dt]?frac(?![a-z])|[-+*/^(){}]))"
 )
-_CHARACTERS = str.maketrans({"×": "*", "·": "*", "∗": "*", "÷": "/", "∕": "/", "⁄": "/", "−": "-", "–": "-"})
+_CHARACTERS = str.maketrans(
+    dict.fromkeys("×·∗⋅∙•✕✖⨯", "*") | dict.fromkeys("÷∕⁄", "/") | dict.fromkeys("−–‐‑﹣－", "-") | {"[": "(", "]": ")"}
+)
+_FORMULA_SIGNS = str.maketrans({"x": "*", "X": "*", ":": "/", "∶": "/"})
 _SIGNS = {"**": "^", r"\times": "*", r"\cdot": "*", r"\div": "/", r"\dfrac": r"\frac", r"\tfrac": r"\frac"}
 _SIGNS |= {"{": "(", "}": ")"}
 _SIZES = re.compile(r"\\(?:left|right)(?![a-z])")
@@ -27,7 +30,9 @@ MAX_FORMULA = 200
 _FRACTION = re.compile(r"([+-]?[0-9]{1,40})\s*[/⁄]\s*([0-9]{1,40})")
 _LATEX = re.compile(r"([+-]?)\\[dt]?frac\s*\{\s*([0-9]{1,40})\s*\}\s*\{\s*([0-9]{1,40})\s*\}")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,40}|[0-9]{1,3}(?:,[0-9]{3}){1,12})(?:\.[0-9]{1,40})?")
-_BEFORE_EQUALS = re.compile(r"[^=]{0,40}=")
+_EQUALS = re.compile("(?<![<>])=")
+_MAX_NAME = 40
+"""Longest text before an equals sign that names the value behind it."""
 
 
 class ExpressionError(ValueError):
@@ -57,8 +62,9 @@ def evaluate(expression: str) -> Fraction:
 def parse_formula(text: str) -> Formula:
     """Read a formula over integers with `+ - * /` and parentheses, and which integers it uses.
 
-    A multiplication may also be written as `x`. Of an equation, the first side that is more than a number counts,
-    so `= 24` may stand behind the formula or `24 =` before it. Dollar signs and the like around it are ignored.
+    A multiplication may also be written as `x`, a division as `:`. Of an equation, the first side that is more than
+    a number counts, so `= 24` may stand behind the formula or `24 =` before it. Dollar signs and the like around it
+    are ignored.
 
     Raises:
         ExpressionError: The text is no such formula, is longer than 200 characters, or divides by zero.
@@ -67,7 +73,7 @@ def parse_formula(text: str) -> Formula:
         raise ExpressionError(f"the formula is longer than {MAX_FORMULA} characters.")
     sides = [side.strip() for side in unwrap(text).split("=")]
     side = next((side for side in sides if not _DECIMAL.fullmatch(side)), sides[0])
-    tokens = _tokens(side.replace("x", "*"))
+    tokens = _tokens(side.translate(_FORMULA_SIGNS))
     for token in tokens:
         if token == "^" or "." in token:
             raise ExpressionError(f"'{token}' is not allowed: only integers, + - * / and parentheses are.")
@@ -79,9 +85,24 @@ def parse_formula(text: str) -> Formula:
 def parse_fraction(text: str) -> Fraction | None:
     """Read `a/b`, an integer, a decimal, or a LaTeX fraction as an exact value; None for anything else.
 
-    Dollar signs, LaTeX and bold marks, a final full stop and a leading `P =` do not count.
+    Dollar signs, LaTeX and bold marks, parentheses around it, a final full stop and a leading `P =` do not count.
     """
-    text = bare_value(text)
+    return _number(bare_value(text))
+
+
+def bare_value(text: str) -> str:
+    """Strip what people wrap around a number, `P =` or an equal number before it included."""
+    text = unwrap(text)
+    sides = _EQUALS.split(text)
+    if len(sides) != 2 or len(sides[0]) > _MAX_NAME:
+        return text
+    before, after = map(unwrap, sides)
+    return after if _number(before) in (None, _number(after)) else text
+
+
+def _number(text: str) -> Fraction | None:
+    if text.startswith("(") and text.endswith(")"):
+        text = text[1:-1].strip()
     if match := _FRACTION.fullmatch(text):
         top, bottom = int(match[1]), int(match[2])
     elif match := _LATEX.fullmatch(text):
@@ -91,16 +112,10 @@ def parse_fraction(text: str) -> Fraction | None:
     return Fraction(top, bottom) if bottom else None
 
 
-def bare_value(text: str) -> str:
-    """Strip what people wrap around a number, `P =` included."""
-    text = unwrap(text)
-    return _BEFORE_EQUALS.sub("", text, count=1).strip() if text.count("=") == 1 else text
-
-
 def unwrap(text: str) -> str:
     """Strip a final full stop and the marks of LaTeX, bold and code around a text."""
     text = text.strip().rstrip(".").strip()
-    for opening, closing in (("**", "**"), ("`", "`"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
+    for opening, closing in (("**", "**"), ("`", "`"), ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
         if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening + closing):
             text = text[len(opening) : -len(closing)].strip()
     return text

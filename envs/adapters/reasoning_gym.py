@@ -96,16 +96,22 @@ def table() -> dict[str, dict[str, Any]]:
     return loaded
 
 
+def _summaries() -> dict[str, str]:
+    text = (files("palestra.envs.adapters") / "reasoning_gym_summaries.json").read_text(encoding="utf-8")
+    loaded: dict[str, str] = json.loads(text)
+    return loaded
+
+
 def _register_all() -> None:
+    summaries = _summaries()
     for name, row in table().items():
         if row["withheld"]:
             continue
         variants: dict[str, dict[str, Any]] = {"train": {}, "test": {}}
         if row["hard"]:
             variants["hard"] = {"config": {**row["config"], **row["hard"]}}
-        title = name.replace("_", " ").capitalize()
         attributes = {
-            "__doc__": f"{title}, of reasoning-gym.",
+            "__doc__": summaries[name],
             "__module__": __name__,
             "__qualname__": f"ReasoningGym[{name}]",
             "task_name": name,

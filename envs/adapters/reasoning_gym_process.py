@@ -56,6 +56,9 @@ class Worker:
                     reply = process.stdout.readline()
                 except BrokenPipeError:
                     pass
+                except BaseException:  # an interrupt: the reply would be taken for that to the next request
+                    self._end()
+                    raise
                 if reply.endswith("\n"):
                     answer: dict[str, Any] = json.loads(reply)
                     if "error" in answer:

@@ -4,7 +4,7 @@
   they read literals and formulas only.
 - Scorers that take wrong answers for right ones: a check is put before or in their place (`GRADERS`).
 - Tasks without a right answer in the entry: `ORACLES`.
-- Tasks in several wordings: `KEYS` names the content, so that no problem is in two splits in other words.
+- Tasks in several wordings or orders: `KEYS` names the content, so that no problem is in two splits in other words.
 
 Everything here runs in the process of `reasoning_gym_worker.py`. Invariant: whatever the answer is, no grader executes
 it; and no grader of `GRADERS` takes an answer for right that breaks what the question asks for.
@@ -350,23 +350,73 @@ def _fields(*names: str) -> Callable[[Entry], Any]:
     return lambda entry: [entry["metadata"][name] for name in names]
 
 
+def _sorted(field: str, *others: str) -> Callable[[Entry], Any]:
+    """For problems that stay the same whatever the order of a field's parts is."""
+    return lambda entry: [sorted(entry["metadata"][field], key=str), *(entry["metadata"][name] for name in others)]
+
+
+def _signed_terms(entry: Entry) -> Any:
+    signs_and_terms = f"+ {entry['metadata']['expression']}".split()
+    return sorted(map("".join, zip(signs_and_terms[::2], signs_and_terms[1::2], strict=True)))
+
+
+def _complex_operands(entry: Entry) -> Any:
+    first, second, operation = (entry["metadata"][name] for name in ("num1", "num2", "operation"))
+    return [operation, sorted([first, second]) if operation in "+*" else [first, second]]
+
+
 KEYS: dict[str, Callable[[Entry], Any]] = {
     "advanced_geometry": lambda e: [e["metadata"]["task_type"], sorted(e["metadata"][k] for k in "ABC")],
+    "arc_agi": _fields("task_id"),  # an item is a turned and recoloured copy of one of 800 problems
     "basic_arithmetic": _fields("expression"),
     "bf": _fields("bf_program"),
+    "boxnet": _fields("initial_state"),
+    "caesar_cipher": _fields("clear_text"),
+    "chain_sum": _signed_terms,
+    "circuit_logic": _fields("expression", "assignments"),
+    "coin_flip": _fields("num_trials", "k_heads", "problem_type"),
     "color_cube_rotation": _fields("initial_state", "rotations", "target_side"),
+    "complex_arithmetic": _complex_operands,
     "countdown": lambda e: [sorted(e["metadata"]["numbers"]), e["metadata"]["target"]],
+    "course_schedule": lambda e: [len(e["metadata"]["courses"]), sorted(e["metadata"]["prerequisites"])],
+    "decimal_chain_sum": _signed_terms,
+    "dice": lambda e: [sorted(e["metadata"]["puzzle"]["dice_str"].split(", ")), e["metadata"]["puzzle"]["target"]],
+    "emoji_mystery": lambda e: e["answer"],
     "figlet_font": lambda e: [e["answer"], e["metadata"]["font"], e["metadata"]["space_letters"]],
+    "fraction_simplification": _fields("numerator", "denominator"),
+    "gcd": _sorted("numbers"),
     "graph_color": _fields("puzzle"),
+    "group_anagrams": _sorted("words"),
     "intermediate_integration": _fields("integrand"),
+    "jugs": lambda e: [sorted(e["metadata"]["puzzle"]["jug_capacities"]), e["metadata"]["puzzle"]["target"]],
+    "knights_knaves": _fields("statements"),
+    "lcm": _sorted("numbers"),
+    "leg_counting": _fields("animals"),
+    "letter_counting": _sorted("span", "target_letter"),
+    "letter_jumble": _fields("original_words"),
+    "number_filtering": _sorted("original_numbers", "filter_value", "operation"),
+    "number_format": _sorted("candidates", "size"),
+    "number_sorting": _sorted("original_numbers", "direction"),
+    "palindrome_generation": _sorted("letters"),
     "polynomial_equations": _fields("polynomial_expr"),
     "polynomial_multiplication": _fields("polynomial_expr"),
+    "products": lambda e: sorted(e["metadata"]["expression"].split(" * ")),
+    "propositional_logic": _sorted("premises"),
     "puzzle24": lambda e: sorted(e["metadata"]["numbers"]),
     "quantum_lock": _fields("buttons", "initial_state", "initial_value", "target_value"),
+    "ransom_note": lambda e: [sorted(e["metadata"]["ransom_note"]), sorted(e["metadata"]["magazine"])],
+    "rearc": _fields("task_id"),
+    "rotate_matrix": lambda e: [e["metadata"]["matrix"], e["metadata"]["num_rotations"] % 4],
     "rubiks_cube": lambda e: re.findall(r"\b[WYGBRO]\b", e["question"]),
+    "sentence_reordering": lambda e: sorted(e["answer"].split()),
     "simple_equations": _fields("equation"),
     "simple_geometry": lambda e: sorted(e["metadata"]["known_angles"]),
     "simple_integration": _fields("integrand"),
+    "syllogism": _fields("premise1", "premise2", "conclusion"),
+    "time_intervals": _fields("task_type", "start_time", "end_time"),
     "tsumego": _fields("board"),
+    "word_ladder": lambda e: sorted([e["metadata"]["start_word"], e["metadata"]["end_word"]]),
+    "word_sorting": _sorted("original_words", "direction"),
 }
-"""Task -> the content of an entry apart from its wording; for every other task the question is the content."""
+"""Task -> the content of an entry apart from its wording and from what only orders it; for every other task the
+question is the content."""

@@ -74,7 +74,7 @@ class Countdown(FormulaGame):
         return Task(
             prompt=self._prompt(numbers, target),
             answer=write(tree),
-            key=f"{' '.join(map(str, sorted(numbers)))} -> {target}{', all' * self.every_number}",
+            key=f"{' '.join(map(str, sorted(numbers)))} -> {target}",
             data={"numbers": numbers, "target": target, "tree": tree},
         )
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palestra.envs.core import Demonstration, ProcessTerm, Reward, Task, TextEnv
+from palestra.envs.expressions import bare_value
 from palestra.envs.registry import register
 from palestra.envs.toolcalls import format_tool_call
 from palestra.envs.tools.base import Tool
@@ -25,6 +26,7 @@ CLOSE = 0.05
 """Relative error up to which a wrong count earns the process term `close`."""
 _DRAWS = 10_000
 _NUMBER = re.compile(r"[+]?([0-9]{1,15}|[0-9]{1,3}(?:[, _][0-9]{3}){1,4})(?:\.0+)?")
+_UNIT = re.compile(r"\s+(?:such\s+)?(?:numbers?|integers?|values?)$", re.IGNORECASE)
 _PROMPTS = (
     "How many integers n with {a} <= n <= {b} satisfy all of these conditions: {conditions}?",
     "Count the integers from {a} to {b} (both included) for which all of this holds: {conditions}.",
@@ -223,8 +225,8 @@ def _table(bits: int) -> Numbers:
 
 
 def parse_count(text: str) -> int | None:
-    """Read a non-negative integer such as `1234`, `1,234` or `$1234.0$`; None for anything else."""
-    match = _NUMBER.fullmatch(text.strip().strip("$").removesuffix(".").strip())
+    """Read a non-negative integer: `1234`, `1,234`, `$1234.0$`, `n = 1234`, `1234 integers`; else None."""
+    match = _NUMBER.fullmatch(_UNIT.sub("", bare_value(text)))
     return int(re.sub(r"[, _]", "", match[1])) if match else None
 
 

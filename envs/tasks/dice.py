@@ -2,8 +2,8 @@
 
 The task is `dice` of reasoning-gym (arXiv 2505.24760), repaired: several dice may have the same size, the
 target lies anywhere between certain and impossible, grading is strict but on the value (the original
-compares strings, so ` 5/12` and `10/24` fail), and splits are disjoint by problem. `at-most` turns the rule
-around; the other held-out variants change size, wording or the tool.
+compares strings, so ` 5/12` and `10/24` fail), and splits are disjoint by problem, a problem and its complement being
+one. `at-most` turns the rule around; the other held-out variants change size, wording or the tool.
 """
 
 import random
@@ -63,11 +63,14 @@ class Dice(TextEnv):
         prompt = f"Roll {roll}. What is the probability that the sum is {bound}?"
         if self.reworded:
             prompt = f"Somebody throws {roll} and adds up the points. How likely is a total of {bound}?"
-        reached = probability(sizes, target + self.at_most)
+        threshold = target + self.at_most
+        reached = probability(sizes, threshold)
+        # P(sum >= t) is 1 - P(sum >= mirrored): whoever knows the one knows the other, and `at-most` asks for it.
+        mirrored = len(sizes) + sum(sizes) + 1 - threshold
         return Task(
             prompt=prompt,
             answer=str(1 - reached if self.at_most else reached),
-            key=f"{roll} {'<=' if self.at_most else '>='} {target}",
+            key=f"{roll}: {min(threshold, mirrored)}",
             data={"sizes": sizes, "target": target},
         )
 

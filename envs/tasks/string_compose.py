@@ -116,8 +116,8 @@ class StringCompose(TextEnv):
         )
 
     def grade(self, task: Task, answer: str) -> Reward:
-        """The exact string, quotes and blanks around it ignored."""
-        return Reward(float(answer.strip().strip("'\"") == task.answer))
+        """The exact string; quotes, blanks and a full stop around it do not count."""
+        return Reward(float(answer.strip().rstrip(".").strip("'\"") == task.answer))
 
     def process(self, task: Task, turns: Sequence[Turn]) -> dict[str, float]:
         """Pay each right intermediate step, in order: written on its own line, or computed by the tool."""

@@ -2,8 +2,8 @@
 
 Problems like those of GSM8K (arXiv 2110.14168), but generated, as GSM-Infinite does (arXiv 2502.05252): nothing is
 contaminated, every answer is the last value of the computation that the story tells, and problems are told apart by
-that computation, so a held-out one is more than a training one with other names. Grading is strict on the exact
-value, whatever its form.
+the computation and the kind of story, so a held-out one is more than a training one with other names. Grading is
+strict on the exact value, whatever its form.
 """
 
 import random

@@ -90,7 +90,8 @@ def suite(env_id: str) -> str | None:
 def _matches(spec: "EnvSpec", pattern: str) -> bool:
     pattern = pattern.lower()
     if set(pattern) & set("*?["):
-        return fnmatchcase(spec.id.lower(), pattern)
+        parts = spec.id.lower().split("/")
+        return any(fnmatchcase("/".join(parts[first:]), pattern) for first in range(len(parts)))
     return pattern in spec.id.lower() or pattern in spec.summary.lower()
 
 

@@ -26,6 +26,9 @@ from palestra.envs.expressions import ExpressionError, evaluate, parse_formula, 
         ("03*8.", 24, (3, 8)),
         ("24", 24, (24,)),
         ("24 = 24", 24, (24,)),
+        ("[(1 X 2) ⋅ 8] • 3 : 2", 24, (1, 2, 8, 3, 2)),
+        ("$$3 ✕ 8$$", 24, (3, 8)),
+        ("30 － 6", 24, (30, 6)),
     ],
 )
 def test_formulas_are_read_with_their_literals(text: str, value: int, numbers: tuple[int, ...]) -> None:
@@ -75,4 +78,20 @@ def test_every_fraction_is_read_back(value: Fraction) -> None:
 
 @pytest.mark.parametrize(("text", "value"), [("1,234", 1234), ("12,345.5", Fraction(24691, 2)), ("1,23", None)])
 def test_thousands_may_be_grouped(text: str, value: int | None) -> None:
+    assert parse_fraction(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("(71/220)", Fraction(71, 220)),
+        ("$$71/220$$", Fraction(71, 220)),
+        ("P(sum >= 3) = $71/220$", Fraction(71, 220)),
+        ("142/440 = 71/220", Fraction(71, 220)),
+        ("1/2 = 71/220", None),
+        ("x = 1 = 71/220", None),
+        ("(71)/(220", None),
+    ],
+)
+def test_what_stands_around_a_number_does_not_count_but_another_number_does(text: str, value: Fraction | None) -> None:
     assert parse_fraction(text) == value
