@@ -102,7 +102,7 @@ def spec(env_id: str) -> EnvSpec:
                 return known
         if broken := _load_plugins():
             raise UsageError(f"unknown environment '{env_id}'; {'; '.join(broken)}")
-        raise unknown_name("environment", env_id, _SPECS)
+        raise unknown_name("environment", env_id, _SPECS, "palestra envs --all")
     return _SPECS[env_id]
 
 

@@ -169,14 +169,18 @@ def _show(reports: "Sequence[Report]", settings: "Settings") -> None:
     for report in reports:
         table.add_row(report.env, report.variant, *_cells(report))
     Console(width=max(Console().width, _WIDTH)).print(table)
+    said: dict[tuple[str, str], list[str]] = {}  # one mistake shows in many variants
     for report in reports:
-        for problem in report.problems:
-            typer.echo(f"{report.env} {report.variant}: {problem}")
+        lines = [str(problem) for problem in report.problems]
         if report.not_run:
-            typer.echo(f"{report.env} {report.variant}: not run: {report.not_run}")
+            lines.append(f"not run: {report.not_run}")
         if cut := report.measures.get("cut"):
-            done = ", ".join(f"{what} after {count}" for what, count in cut.items())
-            typer.echo(f"{report.env} {report.variant}: note: cut short by --budget: {done}")
+            done = ", ".join(f"{what} (of which {count} were done)" for what, count in cut.items())
+            lines.append(f"note: --budget {settings.budget_s:g} s was used up by {done}")
+        for line in lines:
+            said.setdefault((report.env, line), []).append(report.variant)
+    for (env, line), variants in said.items():
+        typer.echo(f"{env} {', '.join(variants)}: {line}")
 
 
 def _cells(report: "Report") -> list[str]:

@@ -62,9 +62,12 @@ def play(
         raise unknown_name("policy", policy, POLICIES)
     if script is not None and policy != "human":
         raise UsageError("give either --script or --policy, not both")
+    if save is not None and save.exists():
+        raise UsageError(f"'{save}' exists already; save to another file, or remove it first")
+    turns = iter(()) if script is None else _turns(script)
     with make(env, variant) as environment:
         typer.echo(f"{environment.system_prompt()}\n")
-        player = _player(environment, policy, script, index)
+        player = _player(environment, policy, index, turns if script is not None else None)
         try:
             trajectory = play_episode(environment, player, index, watch=lambda info: _show_reward(info["reward"]))
         except _LeftError:
@@ -75,15 +78,16 @@ def play(
             raise UsageError(left if script is not None else "the episode was left before it ended") from None
         assert environment.task is not None
         _show_end(trajectory, environment.task.answer)
+        if unplayed := sum(1 for _ in turns):
+            typer.echo(f"note: the episode ended {unplayed} turn(s) before the script did")
     if save is not None:
         _save(save, trajectory)
 
 
-def _player(env: "TextEnv", policy: str, script: Path | None, index: int) -> "Policy":
+def _player(env: "TextEnv", policy: str, index: int, turns: Iterator[str] | None) -> "Policy":
     from palestra.agents.policies import HumanPolicy, OraclePolicy, RandomPolicy
 
-    if script is not None:
-        turns = _turns(script)
+    if turns is not None:
         return HumanPolicy(typer.echo, lambda: _echoed(expand(env, _next(turns))))
     if policy == "human":
         typer.echo(f"({_help(env)})\n")
@@ -203,6 +207,8 @@ def _turns(script: Path) -> Iterator[str]:
             turns.append([])
         else:
             turns[-1].append(line)
+    if not "".join(turns[-1]).strip():  # the last separator ends a turn
+        turns.pop()
     return iter(["\n".join(turn).strip("\n") for turn in turns])
 
 
@@ -229,7 +235,8 @@ def _show_end(trajectory: "Trajectory", answer: str) -> None:
     if trajectory.stop == "turns":
         typer.echo("the turns are used up")
     terms = "".join(f", {name} {value:g}" for name, value in trajectory.process.items())
-    typer.echo(f"outcome {trajectory.outcome:g}{terms} (the answer is {answer})")
+    stated = f" (the answer is {answer})" if answer and "\n" not in answer else ""
+    typer.echo(f"outcome {trajectory.outcome:g}{terms}{stated}")
 
 
 def _save(path: Path, trajectory: "Trajectory") -> None:

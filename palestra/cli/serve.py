@@ -27,6 +27,9 @@ def serve(
     """
     import socket
 
+    from palestra.envs import spec
+
+    spec(env)  # a misspelled id is told before a missing package
     from palestra.envs.adapters.openenv import make_app
     from palestra.envs.errors import UsageError
     from palestra.envs.sandbox.shared import use_sandbox

@@ -61,6 +61,21 @@ def test_a_person_types_several_lines_and_shortcuts() -> None:
     assert "outcome 1" in result.stdout
 
 
+def test_turns_that_are_left_over_are_told_of(tmp_path: Path) -> None:
+    script = tmp_path / "turns.txt"
+    script.write_text("<answer>1/2</answer>\n---\nmore\n---\n")
+    assert "the episode ended 1 turn(s) before the script did" in run(DICE, "--script", script).stdout
+    script.write_text("<answer>1/2</answer>\n---\n")
+    assert "before the script did" not in run(DICE, "--script", script).stdout
+
+
+def test_a_file_that_exists_is_not_overwritten(tmp_path: Path) -> None:
+    saved = tmp_path / "e.json"
+    saved.write_text("mine")
+    assert run(DICE, "--policy", "oracle", "--save", saved).exit_code != 0
+    assert saved.read_text() == "mine"
+
+
 def test_leaving_saves_nothing(tmp_path: Path) -> None:
     result = run(DICE, "--save", tmp_path / "e.json", typed="/quit\n")
     assert result.exit_code == 0

@@ -16,6 +16,11 @@ def test_unknown_names_come_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown variant of palestra/Dice-v0 'more_dice'; did you mean 'more-dice'"):
         make("palestra/Dice-v0", "more_dice")
     assert "valid are: a, b" in str(unknown_name("thing", "zzzzzz", ["b", "a"]))
+    many = [f"palestra/{letter * 5}-v0" for letter in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJ"]
+    assert str(unknown_name("thing", "zz", many, "palestra things")).endswith(
+        "`palestra things` lists the 36 that there are."
+    )
+    assert "did you mean 'palestra/bbbbb-v0'" in str(unknown_name("thing", "bbbbb", many))
 
 
 @pytest.mark.parametrize(
