@@ -323,7 +323,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     # Internals.
 
     def _read(self, action: str) -> Turn:
-        """Read a turn and run its calls: an answer only if it holds none, or one of `submit`, beside which none is run."""
+        """Read a turn and run its calls: an answer if it holds none, or one of `submit`, beside which none is run."""
         answer = plain_answer(action)
         if answer is not None:
             return Turn(action, (), (), answer)
