@@ -76,6 +76,8 @@ class Worker:
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is not None and self._owner != os.getpid():  # forked: the process is the parent's
+            _close_pipes(self._process)
+            self._process.returncode = 0  # nothing to wait for here
             self._process = None
         if self._process is None:
             self._owner = os.getpid()
@@ -94,12 +96,16 @@ class Worker:
         if process is not None and self._owner == os.getpid():
             process.kill()
             process.wait()
-            for pipe in (process.stdin, process.stdout):
-                assert pipe is not None
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    pass
+            _close_pipes(process)
+
+
+def _close_pipes(process: "subprocess.Popen[str]") -> None:
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        try:
+            pipe.close()
+        except BrokenPipeError:
+            pass
 
 
 WORKER = Worker()

@@ -101,3 +101,15 @@ def test_no_task_is_certain_or_impossible() -> None:
     for variant in make("palestra/Dice-v0").variants:
         env = make("palestra/Dice-v0", variant)
         assert all(0 < Fraction(env.task_at(i).answer) < 1 for i in range(300))
+
+
+def test_a_problem_and_its_complement_are_one() -> None:
+    at_least, at_most = make("palestra/Dice-v0", "train"), make("palestra/Dice-v0", "at-most")
+    seen: dict[str, Fraction] = {}
+    for env in (at_least, at_most):
+        for index in range(300):
+            task = env.task_at(index)
+            chance = Fraction(task.answer)
+            assert seen.setdefault(task.key, chance) in {chance, 1 - chance}
+    keys = [{env.task_at(index).key for index in range(300)} for env in (at_least, at_most)]
+    assert not keys[0] & keys[1]

@@ -23,7 +23,7 @@ from palestra.envs.errors import MissingPrerequisiteError
 
 pytest.importorskip("reasoning_gym")
 
-from palestra.envs.adapters.reasoning_gym_repairs import GRADERS, disarmed
+from palestra.envs.adapters.reasoning_gym_repairs import GRADERS, KEYS, disarmed
 from palestra.envs.adapters.reasoning_gym_worker import Suite
 
 REGISTERED = sorted(name for name, row in table().items() if not row["withheld"])
@@ -169,6 +169,31 @@ def test_wordings_of_one_problem_have_one_key() -> None:
     numbers = entry["metadata"]["numbers"]
     other = {**entry, "question": "other words", "metadata": {**entry["metadata"], "numbers": numbers[::-1]}}
     assert _key("countdown", entry) == _key("countdown", other)
+
+
+@pytest.mark.parametrize(
+    ("task", "one", "other", "different"),
+    [
+        ("chain_sum", "4 - 5 + 30", "30 + 4 - 5", "4 + 5 - 30"),
+        ("decimal_chain_sum", "1.5 - 2.5", "1.5 - 2.5", "2.5 - 1.5"),
+        ("products", "12 * 34", "34 * 12", "12 * 43"),
+    ],
+)
+def test_orders_of_one_problem_have_one_key(task: str, one: str, other: str, different: str) -> None:
+    key_one, key_other, key_different = (
+        KEYS[task]({"metadata": {"expression": expression}}) for expression in (one, other, different)
+    )
+    assert key_one == key_other != key_different
+
+
+def test_operands_that_commute_have_one_key() -> None:
+    def key(first: tuple[float, float], second: tuple[float, float], operation: str) -> object:
+        return KEYS["complex_arithmetic"]({"metadata": {"num1": first, "num2": second, "operation": operation}})
+
+    for operation in "+*":
+        assert key((1, 2), (3, 4), operation) == key((3, 4), (1, 2), operation)
+    for operation in "-/":
+        assert key((1, 2), (3, 4), operation) != key((3, 4), (1, 2), operation)
 
 
 def test_gymnasium_accepts_one() -> None:
@@ -406,6 +431,25 @@ print(parent)
 
 
 @pytest.mark.slow
+def test_an_interrupt_does_not_shift_the_replies() -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    worker = Worker()
+    ask = {"task": "chain_sum", "config": {}, "seed": 11}
+    expected = worker.ask(ask)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            all(worker.ask({"task": "zebra_puzzles", "config": {}, "seed": seed}) for seed in range(10_000))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert worker.ask(ask) == expected
+    worker.close()
+
+
 def test_a_fork_has_a_process_of_its_own_and_the_process_ends_with_the_host() -> None:
     done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True)
     for _ in range(100):
