@@ -23,13 +23,13 @@ from typing import Any
 from palestra.envs.adapters.reasoning_gym import CRUMBS
 from palestra.envs.adapters.reasoning_gym_repairs import GRADERS, disarmed
 from palestra.envs.adapters.reasoning_gym_worker import SCORING_CPU_S, Suite
+from palestra.envs.checks.leaks import copies
 from palestra.envs.checks.regrade import rounded, same_answer
 
 TABLE = Path(__file__).parent.parent / "envs" / "adapters" / "reasoning_gym_tasks.json"
 JUNK = ("zzz qqq", "0", "1", "-1", "True", "no", "[]", "nan", "(", "x", "0123456789", "a b c d")
 DRAWS, ITEMS, BUDGET_S = 2_000, 200, 3.0
 WORDINGS = ("aiw", "calendar_arithmetic", "family_relationships", "game_of_life", "gsm_symbolic")
-COPIES = ("propositional_logic",)
 WITHHELD = {"codeio": "its generator executes programs of unknown origin, which print, wait and start threads"}
 
 
@@ -146,6 +146,22 @@ def draw(suite: Suite, task: str) -> tuple[list[tuple[int, Any]], int, int, floa
     return items, drawn, len(keys), spent / drawn
 
 
+def copied(items: list[Any], grade: Callable[[Any, str], float]) -> float:
+    """Return the share of items that the best copier solves: it hands in one fixed place of the question."""
+    solved: dict[str, int] = {}
+    for item in items:
+        for name, text in copies(item.entry["question"]).items():
+            solved[name] = solved.get(name, 0) + (grade(item, text) == 1.0)
+    return round(max(solved.values(), default=0) / len(items), 4)
+
+
+def guessed(items: list[Any], grade: Callable[[Any, str], float]) -> float:
+    """Return the share of answers that are right for another of the next three items."""
+    count = len(items)
+    pairs = [(items[i], items[(i + k) % count].answer) for i in range(count) for k in (1, 2, 3)]
+    return mean([float(grade(item, answer) == 1.0) for item, answer in pairs])
+
+
 def audit(suite: Suite, task: str) -> dict[str, Any]:
     """Measure one task."""
     row: dict[str, Any] = {"config": {}, "hard": None, "flags": [], "withheld": WITHHELD.get(task, "")}
@@ -175,10 +191,15 @@ def audit(suite: Suite, task: str) -> dict[str, Any]:
     row["package_empty"] = mean([x or 0.0 for x in package.pop("")])
     row["package_junk"] = max(mean([x or 0.0 for x in scores]) for scores in package.values())
     row["package_raises"] = any(x is None for scores in package.values() for x in scores)
-    guesses = [grade(few[i][1], few[(i + k) % len(few)][1].answer) for i in range(len(few)) for k in (1, 2, 3)]
-    row["guess"] = mean([float(x == 1.0) for x in guesses])
+    made = [item for _, item in few]
+    row["guess"], row["copied"] = guessed(made, grade), copied(made, grade)
     hard = harder(task)
     row["hard"] = hard if hard and row["item_s"] < 0.1 and works(suite, task, hard) else None
+    if row["hard"]:
+        made = [suite.item(task, row["hard"], seed) for seed in seeds(50)]
+        grade_hard = lambda item, answer: limited(lambda: suite.grade(task, row["hard"], item.entry, answer)) or 0.0  # noqa: E731
+        row["guess"] = max(row["guess"], guessed(made, grade_hard))
+        row["copied"] = max(row["copied"], copied(made, grade_hard))
     row["item_s"] = round(row["item_s"], 6)
     return row
 
@@ -193,7 +214,7 @@ def flags(task: str, row: dict[str, Any]) -> list[str]:
         "repaired": task in GRADERS,
         "wordings": task in WORDINGS,
         "junk-partial": row["junk_partial"] > 0.05,
-        "copy": task in COPIES,
+        "copy": row["copied"] > 0.1,
         "lenient": row["lenient"] > 0,
     }
     return [name for name, holds in conditions.items() if holds]

@@ -109,6 +109,12 @@ class TrainSettings(RunSettings):
     rounds: PositiveInt | None = Field(
         None, description="rounds of dynamic sampling; 1 for none [default: 4 with dapo, else 1]"
     )
+    engine: str = Field(
+        "transformers",
+        pattern=r"^(transformers|vllm|https?://\S+)$",
+        description="what samples: transformers, vllm (in this process), or the address of a `vllm serve`",
+    )
+    vllm_memory: PositiveFloat = Field(0.4, lt=1, description="share of the GPU's memory for engine=vllm")
     micro_batch: PositiveInt = Field(64, description="episodes per forward and backward pass")
     lora_rank: NonNegativeInt = Field(0, description="train a LoRA adapter of this rank; 0 trains all weights")
     gradient_checkpointing: bool = Field(False, description="trade time for memory")

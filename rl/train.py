@@ -12,10 +12,10 @@ from trl import GRPOConfig
 from palestra.agents.codec import ChatCodec
 from palestra.agents.engine import SamplingParams
 from palestra.agents.models import load_model
-from palestra.agents.transformers_engine import TransformersEngine
 from palestra.envs.errors import MissingPrerequisiteError, UsageError
 from palestra.envs.registry import make
 from palestra.rl.data import index_stream
+from palestra.rl.engines import engine_of
 from palestra.rl.progress import ProgressCallback
 from palestra.rl.reference import ReferenceReset
 from palestra.rl.rewards import REWARDS, with_overlong_punishment
@@ -56,9 +56,7 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
     codec = ChatCodec(loaded.tokenizer)
     set_seed(settings.seed)
     sampler = GroupSampler(
-        sampler_settings(settings, loaded.max_length),
-        codec,
-        lambda model: TransformersEngine(model, codec.stop_ids, codec.pad_id),
+        sampler_settings(settings, loaded.max_length), codec, engine_of(settings, codec, loaded.max_length)
     )
     env = make(settings.env, settings.variant)
     validation = (
@@ -75,6 +73,7 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
         sampler=sampler,
         credit=settings.rule,
         credit_options=credit_options(settings),
+        exact=settings.engine == "transformers",
         model=loaded.model,
         processing_class=loaded.tokenizer,
         args=GRPOConfig(
