@@ -1,11 +1,18 @@
-"""Loading a model and its tokenizer from a folder or hub id, with errors that say what to do."""
+"""Loading a model and its tokenizer from a folder or hub id, with errors that say what to do.
+
+A folder with a LoRA adapter stands for its base model with the adapter merged in.
+"""
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from palestra.envs.errors import UsageError, unknown_name
+from palestra.envs.errors import MissingPrerequisiteError, UsageError, unknown_name
+
+ADAPTER = "adapter_config.json"
+"""What makes a folder an adapter."""
 
 
 class LoadedModel(NamedTuple):
@@ -27,10 +34,15 @@ def check_model(name: str) -> str:
     A folder is taken as it is; so is a name of the form `owner/model` if no such folder exists.
 
     Raises:
-        UsageError: There is no such folder, and the name cannot be a hub id; or the folder holds no model.
+        UsageError: There is no such folder, and the name cannot be a hub id; or the folder holds no model, or an
+            adapter whose base is not there.
+        MissingPrerequisiteError: The folder holds an adapter, and peft is not installed.
     """
     path = Path(name).expanduser()
     if path.is_dir():
+        if is_adapter(name):
+            base_of(name)
+            return str(path)
         if not (path / "config.json").is_file():
             raise UsageError(f"'{name}' holds no model (no config.json); {_inside(path)}")
         try:
@@ -51,6 +63,38 @@ def check_model(name: str) -> str:
     )
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a name stands for a folder with a LoRA adapter."""
+    return (Path(name).expanduser() / ADAPTER).is_file()
+
+
+def base_of(adapter: str) -> str:
+    """Return the model that an adapter is of, as `check_model` does.
+
+    Raises:
+        UsageError: It is not there, or the adapter's configuration cannot be read.
+        MissingPrerequisiteError: peft is not installed.
+    """
+    if find_spec("peft") is None:
+        raise MissingPrerequisiteError(f"'{adapter}' is an adapter; to load it: pip install 'palestra[lora]'")
+    path = Path(adapter).expanduser() / ADAPTER
+    try:
+        base = str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise UsageError(f"'{path}' cannot be read: {error!r}") from error
+    try:
+        return check_model(base)
+    except UsageError as error:
+        raise UsageError(f"'{adapter}' is an adapter of '{base}' (base_model_name_or_path): {error}") from error
+
+
+def weight_files(name: str) -> list[Path]:
+    """Return the files that a model's weights are read from, those of an adapter's base last; none of a hub id."""
+    folder = Path(check_model(name))
+    own = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    return own + (weight_files(base_of(name)) if is_adapter(name) else [])
+
+
 def load_model(name: str, *, to_train: bool = False) -> LoadedModel:
     """Load a model and tokenizer from a folder or hub id.
 
@@ -58,22 +102,35 @@ def load_model(name: str, *, to_train: bool = False) -> LoadedModel:
 
     Raises:
         UsageError: As `check_model`, or the files do not load.
+        MissingPrerequisiteError: It is an adapter, and peft is not installed.
     """
     source = check_model(name)
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     cuda = torch.cuda.is_available()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.bfloat16 if cuda and not to_train else torch.float32
-        )
-    except (OSError, ValueError) as error:
+        model, tokenizer = _load(source, torch.bfloat16 if cuda and not to_train else torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"the model '{name}' does not load: {reason}") from error
     tune_threads(model)
-    return LoadedModel(model.to("cuda" if cuda else "cpu"), tokenizer)
+    return LoadedModel(model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu"), tokenizer)
+
+
+def _load(source: str, dtype: Any) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = Path(source)
+    if is_adapter(source):
+        from peft import PeftModel
+
+        model, tokenizer = _load(base_of(source), dtype)
+        if (path / "tokenizer_config.json").is_file():
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        return PeftModel.from_pretrained(model, source).merge_and_unload(), tokenizer
+    if path.is_dir():  # an adapter that is trained on this model notes where it is
+        source = str(path.resolve())
+    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype), AutoTokenizer.from_pretrained(source)
 
 
 def tune_threads(model: Any) -> None:

@@ -93,11 +93,10 @@ def _identity(model: str) -> dict[str, str]:
     """Name the model and, for a folder, the digest of its weights."""
     if model in POLICIES:
         return {"name": model}
-    from palestra.agents.models import check_model
+    from palestra.agents.models import weight_files
 
-    folder = Path(check_model(model))
     digest = sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+    for path in weight_files(model):
         digest.update(path.read_bytes())
     return {"name": model, "weights": digest.hexdigest()[:16]}
 

@@ -24,12 +24,12 @@ def sampling_mismatch(model: Any, batch: dict[str, Any], temperature: float) -> 
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)[rows]
     attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)[rows]
     mask = (batch["completion_mask"] * batch["tool_mask"])[rows].bool()
-    if not mask.any():
-        return {}
     width = batch["completion_ids"].shape[1]
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=attention, logits_to_keep=width + 1).logits[:, :-1]
         logprobs = (logits.float() / temperature).log_softmax(-1).gather(-1, ids[:, -width:, None])[..., 0]
+    if not mask.any():  # looked at last: with weights in shards, all processes have to go through the forward pass
+        return {}
     difference = (logprobs - batch["sampling_per_token_logps"][rows])[mask]
     ratio = difference.exp()
     return {

@@ -25,7 +25,8 @@ class ProgressCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begin at the step the run starts or resumes from."""
-        self.report = ProgressReport(self.title, "steps", state.max_steps, state.global_step)
+        if state.is_world_process_zero:
+            self.report = ProgressReport(self.title, "steps", state.max_steps, state.global_step)
 
     def on_log(
         self,

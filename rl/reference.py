@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from palestra.rl.validation import Validation
@@ -48,15 +49,22 @@ class ReferenceReset(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the reference into the checkpoint, once it is no longer the model that the run began with."""
-        if self.resets and state.is_world_process_zero:
+        if not self.resets:
+            return
+        whole = self.trainer.accelerator.get_state_dict(self.trainer.ref_model)  # of all processes
+        if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            weights = {name: tensor.contiguous().clone() for name, tensor in self._reference().state_dict().items()}
-            save_file(weights, folder / FILE)
+            save_file({name: tensor.contiguous().clone() for name, tensor in whole.items()}, folder / FILE)
+
+    def begin_with(self, model: Any) -> None:
+        """Make the reference, if there is one, the model that the run begins with."""
+        if self.trainer.ref_model is not None:
+            self._take(model.state_dict())
 
     def load(self, checkpoint: Path) -> None:
         """Read the reference of a checkpoint, if it has one."""
         if (checkpoint / FILE).exists():
-            self._reference().load_state_dict(load_file(checkpoint / FILE))
+            self._take(load_file(checkpoint / FILE))
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run has to restore, but for the reference itself."""
@@ -66,6 +74,9 @@ class ReferenceReset(TrainerCallback):
         """Go on from a state."""
         self.resets, self._best = list(state["resets"]), state["best"]
         self._since_best, self._seen = state["since_best"], state["seen"]
+
+    def _take(self, whole: dict[str, Any]) -> None:
+        set_model_state_dict(self._reference(), whole, options=StateDictOptions(full_state_dict=True))
 
     def _reference(self) -> Any:
         return self.trainer.accelerator.unwrap_model(self.trainer.ref_model)

@@ -16,9 +16,10 @@ from palestra.agents.codec import ChatCodec
 from palestra.agents.engine import SamplingParams
 from palestra.agents.models import LoadedModel, load_model
 from palestra.agents.transformers_engine import TransformersEngine
-from palestra.envs.errors import PalestraError
+from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.folders import write_json
 from palestra.rl.data import index_stream, training_row
+from palestra.rl.processes import gather, join, rank, sharding, share, world
 from palestra.rl.progress import ProgressCallback
 from palestra.rl.rundir import RunFolder
 from palestra.rl.sampler import GroupSampler, Sample, SamplerSettings
@@ -33,9 +34,13 @@ def fine_tune_on_own(settings: RFTSettings, run: RunFolder) -> None:
     """Run the rounds, going on after the last whole one, and save the model in `run.out`.
 
     Raises:
-        UsageError: The model does not load.
+        UsageError: The model does not load, or its weights would be in shards.
         PalestraError: A round brought no right episode.
     """
+    join()
+    if sharding():
+        raise UsageError("rft keeps the model whole; start it with rl/recipes/ddp.yaml, not with FSDP or DeepSpeed")
+    own = share(settings.prompts, "prompts")
     facts, last = _resume(run.out)
     loaded = load_model(str(last) if last else settings.model, to_train=True)
     codec = ChatCodec(loaded.tokenizer)
@@ -47,9 +52,9 @@ def fine_tune_on_own(settings: RFTSettings, run: RunFolder) -> None:
     while not _done(settings, facts):
         number = facts["rounds"]
         set_seed(settings.seed + number)
-        tasks = [next(stream) for _ in range(settings.prompts)]
+        tasks = [next(stream) for _ in range(settings.prompts)][rank() * own :][:own]
         groups = sampler.sample(tasks, loaded.model, f"rft|{settings.seed}|{number}")
-        rows = [training_row(s.trajectory) for group in groups for s in right(group, settings.keep)]
+        rows = gather([training_row(s.trajectory) for group in groups for s in right(group, settings.keep)])
         if not rows:
             raise PalestraError(
                 f"none of the {settings.prompts * settings.group_size} episodes of round {number + 1} was right, so "
@@ -65,7 +70,10 @@ def fine_tune_on_own(settings: RFTSettings, run: RunFolder) -> None:
             "seconds": before + time.perf_counter() - began,
             "history": [*facts["history"], {"round": number + 1, "rows": len(rows), **sampler.statistics}],
         }
-        _keep(run.out, loaded, facts)
+        if not rank():
+            _keep(run.out, loaded, facts)
+    if rank():
+        return
     loaded.model.save_pretrained(run.out)
     loaded.tokenizer.save_pretrained(run.out)
     history = facts.pop("history")
@@ -118,7 +126,7 @@ def _train(
         SFTConfig(
             **arguments,
             num_train_epochs=settings.epochs,
-            per_device_train_batch_size=size,
+            per_device_train_batch_size=-(-size // world()),
             learning_rate=settings.lr,
             lr_scheduler_type="constant",
             max_length=None,

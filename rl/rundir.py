@@ -10,11 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from accelerate import PartialState
 from pydantic import BaseModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from palestra.envs.errors import UsageError
 from palestra.envs.folders import writable_folder, write_json
+from palestra.rl.processes import rank
 
 MANIFEST = "manifest.json"
 LOCK = "train.lock"
@@ -45,11 +47,11 @@ class RunFolder:
             "config": config.model_dump(mode="json", exclude={"out"}),
             "status": "running",
         }
-        existing = _read_manifest(out)
-        if int(os.environ.get("RANK", "0")):  # the first of several processes has the folder
-            self.manifest = existing if existing is not None else self.manifest
+        if rank():  # the first of several processes has the folder; the others neither judge nor write it
             self._lock = open(os.devnull, "w", encoding="utf-8")
+            self.manifest = (_read_manifest(out) if (out / MANIFEST).exists() else None) or self.manifest
             return
+        existing = _read_manifest(out)
         writable_folder(out)
         self._lock = (out / LOCK).open("w")
         try:
@@ -90,7 +92,8 @@ class RunFolder:
         for path in reversed(found):
             if (path / _COMPLETE).is_file():
                 return path
-            shutil.rmtree(path)
+            if not rank():
+                shutil.rmtree(path)
         return None
 
     def _has_progress(self) -> bool:
@@ -99,7 +102,8 @@ class RunFolder:
     def finish(self, **facts: Any) -> None:
         """Record that the run is done, with what it cost."""
         self.manifest.update(status="done", versions=versions(), **facts)
-        write_json(self.out / MANIFEST, self.manifest)
+        if not rank():
+            write_json(self.out / MANIFEST, self.manifest)
 
     def _check_same(self, existing: dict[str, Any]) -> None:
         old, new = self._defaults | existing.get("config", {}), self.manifest["config"]
@@ -117,9 +121,10 @@ class MarkComplete(TrainerCallback):
     """Marks each checkpoint once it is whole, so that a kill in the middle of saving cannot be resumed from."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write the mark."""
+        """Write the mark, once all processes have written theirs."""
+        PartialState().wait_for_everyone()
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        if folder.is_dir():
+        if state.is_world_process_zero and folder.is_dir():
             (folder / _COMPLETE).touch()
 
 

@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from palestra.agents.codec import ChatCodec
@@ -14,7 +14,9 @@ from palestra.envs.core import TaskId
 from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.registry import make
 from palestra.rl.overlong import is_cut
+from palestra.rl.processes import gather, rank, whole_weights, world
 from palestra.rl.rewards import RewardRule, strict_outcome
+from palestra.rl.statistics import count, numbers, total
 from palestra.rl.step_values import step_values
 
 LEAST_RATE = 0.25
@@ -32,7 +34,7 @@ class SamplerSettings:
     """Episodes per task."""
     seed: int
     """With the step and the place in the batch, decides every episode: a resumed run samples what the uninterrupted
-    one would have, and several processes sample what one would."""
+    one would have, and several processes sample what one would, but for tasks that refill a batch."""
     max_length: int | None = None
     """The model's context in tokens."""
     rounds: int = 1
@@ -75,18 +77,19 @@ class GroupSampler:
         self.statistics: dict[str, float] = {}
         """Of the last call: what dynamic sampling hides, the shape of episodes, and where the time went."""
         self.sampled: list[list[Sample]] = []
-        """All groups of the last call, also those that were not taken."""
+        """All groups of the last call, also those that were not taken. Where there are several processes: of all of
+        them, without the tokens."""
         self.costs = Counter[str]()
-        """Since the run began: `episodes` and `tokens` sampled."""
+        """Since the run began, by all processes: `episodes` and `tokens` sampled."""
         self._carried: list[list[Sample]] = []
         self._rate = 1.0
 
     def sample(self, indices: list[int], model: Any, place: str) -> list[list[Sample]]:
-        """Return a group for each task index; `place` decides the seeds."""
+        """Return a group for each task index of this process; `place` decides the seeds."""
         clock = RolloutClock()
-        self.sampled = self._sample(indices, self.engine_of(model), place, 0, clock)
-        self._count(clock, 0, 0)
-        return self.sampled
+        groups = self._sample(indices, self.engine_of(model), place, rank() * len(indices), clock)
+        self._count(groups, clock, {})
+        return groups
 
     def __call__(self, prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
         """Sample for TRL.
@@ -98,10 +101,10 @@ class GroupSampler:
         Returns:
             TRL's `prompt_ids`, `completion_ids`, `logprobs` and `env_mask`, and per episode what `_as_columns` adds.
         """
-        engine = self.engine_of(trainer.accelerator.unwrap_model(trainer.model))
         indices = [int(prompt) for prompt in prompts[:: self.settings.group_size]]
-        first = trainer.accelerator.process_index * len(indices)
-        groups = self._groups(indices, engine, f"{self.settings.seed}|{trainer.state.global_step}|0", first)
+        where = f"{self.settings.seed}|{trainer.state.global_step}|0"
+        with whole_weights(trainer) as model:
+            groups = self._groups(indices, self.engine_of(model), where, rank() * len(indices))
         return _as_columns([s for group in groups for s in group], self)
 
     def state(self) -> dict[str, Any]:
@@ -117,7 +120,7 @@ class GroupSampler:
     def _groups(self, indices: list[int], engine: Engine, where: str, first: int) -> list[list[Sample]]:
         """Return as many groups as there are indices: carried ones, then those with contrast, then the others."""
         clock = RolloutClock()
-        self.sampled = []
+        sampled: list[list[Sample]] = []
         ready, self._carried = self._carried, []
         for sample in (sample for group in ready for sample in group):
             sample.stale = True
@@ -130,7 +133,7 @@ class GroupSampler:
             rng = random.Random(f"refill|{where}|{first}|{attempt}")
             tasks = indices[:missing] if attempt == 0 else [rng.getrandbits(48) for _ in range(int(wanted))]
             new = self._sample(tasks, engine, f"{where}|{attempt}", first, clock)
-            self.sampled += new
+            sampled += new
             mixed = [group for group in new if self.settings.rounds == 1 or not self._flat(group)]
             self._rate += 0.2 * (len(mixed) / len(new) - self._rate)
             ready += mixed
@@ -138,9 +141,10 @@ class GroupSampler:
         self._carried = ready[len(indices) :]
         chosen = ready[: len(indices)]
         chosen += flat[: len(indices) - len(chosen)]
-        self._count(clock, taken, len(flat))
+        sums: dict[str, float] = {"carried": taken, "flat": len(flat)}
         if self.settings.value_rollouts:
-            self._estimate_values(chosen, engine)
+            sums["value_tokens"] = self._estimate_values(chosen, engine)
+        self._count(sampled, clock, sums)
         return chosen
 
     def _sample(
@@ -171,7 +175,8 @@ class GroupSampler:
             clock=clock,
         )
 
-    def _estimate_values(self, groups: list[list[Sample]], engine: Engine) -> None:
+    def _estimate_values(self, groups: list[list[Sample]], engine: Engine) -> int:
+        """Give every sample its values; returns the tokens that this took."""
         samples = [s for group in groups for s in group]
         values, tokens = step_values(
             [s.trajectory for s in samples],
@@ -181,8 +186,7 @@ class GroupSampler:
         )
         for sample, value in zip(samples, values, strict=True):
             sample.values = value
-        self.costs["tokens"] += tokens
-        self.statistics["value_tokens"] = float(tokens)
+        return tokens
 
     def _flat(self, group: list[Sample]) -> bool:
         """Whether no reward that counts differs within the group."""
@@ -193,45 +197,47 @@ class GroupSampler:
         }
         return len(counted) <= 1
 
-    def _count(self, clock: RolloutClock, carried: int, flat: int) -> None:
-        episodes = [s.trajectory for group in self.sampled for s in group]
-        tokens = sum(t.sampled for t in episodes)
-        self.costs.update(episodes=len(episodes), tokens=tokens)
+    def _count(self, groups: list[list[Sample]], clock: RolloutClock, more: Mapping[str, float]) -> None:
+        """Put together what all processes sampled: `sampled`, `statistics` and `costs`."""
+        own = [s.trajectory for group in groups for s in group]
+        sums = {**count(own, self.codec.stop_ids), **more}
+        seconds = (clock.sampling_s, clock.environment_s)
+        failed = next((t.error for t in own if t.stop == "error"), None)
+        if world() > 1:
+            groups = [[_without_tokens(s) for s in group] for group in groups]
+        everyone = gather([(groups, sums, seconds, failed)])
+        self.sampled = [group for part in everyone for group in part[0]]
+        sums = total(part[1] for part in everyone)
+        seconds = tuple(max(s) for s in zip(*(part[2] for part in everyone), strict=True))  # all wait for the slowest
+        self.costs.update(episodes=int(sums["episodes"]), tokens=int(sums["tokens"] + sums["value_tokens"]))
         self.statistics = {
             "groups_sampled": float(len(self.sampled)),
-            "groups_carried_over": float(carried),
-            "groups_without_contrast": float(flat),
-            "tokens_sampled": float(tokens),
-            "seconds/sampling": clock.sampling_s,
-            "seconds/environments": clock.environment_s,
+            "groups_carried_over": sums["carried"],
+            "groups_without_contrast": sums["flat"],
+            "tokens_sampled": sums["tokens"],
+            "seconds/sampling": seconds[0],
+            "seconds/environments": seconds[1],
         }
-        if not episodes:
+        if self.settings.value_rollouts:
+            self.statistics["value_tokens"] = sums["value_tokens"]
+        if not sums["episodes"]:
             return
-        broken = [t for t in episodes if t.stop == "error"]
-        if len(broken) == len(episodes):
-            raise PalestraError(f"every episode of a step failed in its environment or tools: {broken[0].error}")
-        if not any(t.turns for t in episodes):
+        if sums["broken"] == sums["episodes"]:
+            why = next(part[3] for part in everyone if part[3])
+            raise PalestraError(f"every episode of a step failed in its environment or tools: {why}")
+        if not sums["turns"]:
             raise UsageError(
                 f"no episode fits: prompts and max_tokens ({self.settings.params.max_tokens}) exceed the model's "
                 f"context of {self.settings.max_length} tokens; lower --max-tokens"
             )
-        turns = [turn for t in episodes for turn in t.turns]
-        self.statistics |= {
-            "outcome_before_filter": sum(t.outcome for t in episodes) / (len(episodes) - len(broken)),
-            "turns": len(turns) / len(episodes),
-            "tokens_per_turn": tokens / max(1, len(turns)),
-            "malformed_turns": sum(turn.kind == "malformed" for turn in turns) / max(1, len(turns)),
-            "errors": float(len(broken)),
-            "out_of_context": sum(t.stop == "length" for t in episodes) / len(episodes),
-            "cut": sum(is_cut(t, self.codec.stop_ids) for t in episodes) / len(episodes),
-            "tokens_per_second": tokens / max(1e-9, clock.sampling_s + clock.environment_s),
-        }
-        called = [message["content"] for t in episodes for message in t.messages if message["role"] == "tool"]
-        if called:
-            self.statistics["tool_errors"] = sum(text.startswith("Error:") for text in called) / len(called)
-        names = sorted({name for t in episodes for name in t.process})
-        for name in names:
-            self.statistics[f"process/{name}"] = sum(t.process.get(name, 0.0) for t in episodes) / len(episodes)
+        self.statistics |= numbers(sums, sum(seconds))
+
+
+def _without_tokens(sample: Sample) -> Sample:
+    """Return what the other processes need to know of an episode: all that people read, and nothing that is large."""
+    return replace(
+        sample, trajectory=replace(sample.trajectory, prompt_ids=[], completion_ids=[], mask=[], logprobs=[])
+    )
 
 
 def _turn_rewards(t: Trajectory) -> list[float]:

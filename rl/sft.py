@@ -1,6 +1,5 @@
 """Supervised fine-tuning on demonstrations: TRL's SFTTrainer on the very tokens a rollout would hold."""
 
-import os
 from typing import Any
 
 from datasets import Dataset
@@ -11,6 +10,7 @@ from palestra.agents.codec import ChatCodec
 from palestra.agents.models import LoadedModel, load_model
 from palestra.envs.registry import make
 from palestra.rl.data import IGNORE, PadRows, index_stream, solved, training_row
+from palestra.rl.processes import share
 from palestra.rl.progress import ProgressCallback
 from palestra.rl.rundir import MarkComplete, RunFolder
 from palestra.rl.settings import SFTSettings
@@ -31,7 +31,7 @@ def fine_tune(settings: SFTSettings, run: RunFolder) -> None:
     set_seed(settings.seed)
     rows = _rows(settings, codec)
     stopwatch = Stopwatch()
-    keep = KeepState({"stopwatch": stopwatch}, int(os.environ.get("RANK", "0")))
+    keep = KeepState({"stopwatch": stopwatch})
     trainer = trainer_on(
         rows,
         loaded,
@@ -39,7 +39,7 @@ def fine_tune(settings: SFTSettings, run: RunFolder) -> None:
         SFTConfig(
             **common_arguments(settings, run),
             max_steps=settings.epochs * -(-settings.episodes // settings.batch_size),
-            per_device_train_batch_size=settings.batch_size,
+            per_device_train_batch_size=share(settings.batch_size, "batch_size"),
             learning_rate=settings.lr,
             lr_scheduler_type="linear",
             max_length=None,

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from palestra.envs.errors import UsageError
 from palestra.envs.folders import write_json
+from palestra.rl.processes import rank, world
 
 
 class Stateful(Protocol):
@@ -28,12 +30,11 @@ class KeepState(TrainerCallback):
 
     Args:
         parts: By name.
-        process: Number of this process.
     """
 
-    def __init__(self, parts: Mapping[str, Stateful], process: int) -> None:
+    def __init__(self, parts: Mapping[str, Stateful]) -> None:
         self._parts = parts
-        self._name = f"palestra-{process}.json"
+        self._name = f"palestra-{rank()}.json"
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the file."""
@@ -42,7 +43,17 @@ class KeepState(TrainerCallback):
         write_json(folder / self._name, {name: part.state() for name, part in self._parts.items()})
 
     def restore(self, checkpoint: Path) -> None:
-        """Read the file of a checkpoint."""
+        """Read the file of a checkpoint.
+
+        Raises:
+            UsageError: The checkpoint is of another number of processes.
+        """
+        before = len(list(checkpoint.glob("palestra-*.json")))
+        if before != world():
+            raise UsageError(
+                f"'{checkpoint}' was written by {before} process{'es' * (before > 1)}, not {world()}: go on with as "
+                "many as before, or choose another --out"
+            )
         states = json.loads((checkpoint / self._name).read_text(encoding="utf-8"))
         for name, part in self._parts.items():
             part.restore(states[name])

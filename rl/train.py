@@ -11,11 +11,12 @@ from trl import GRPOConfig
 
 from palestra.agents.codec import ChatCodec
 from palestra.agents.engine import SamplingParams
-from palestra.agents.models import load_model
+from palestra.agents.models import is_adapter, load_model
 from palestra.envs.errors import MissingPrerequisiteError, UsageError
 from palestra.envs.registry import make
 from palestra.rl.data import index_stream
 from palestra.rl.engines import engine_of
+from palestra.rl.processes import sharding, share
 from palestra.rl.progress import ProgressCallback
 from palestra.rl.reference import ReferenceReset
 from palestra.rl.rewards import REWARDS, with_overlong_punishment
@@ -45,13 +46,12 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
     Raises:
         UsageError: The model does not load, or the batch does not divide into micro-batches and processes.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    episodes = settings.prompts * settings.group_size // processes
+    episodes = share(settings.prompts, "prompts") * settings.group_size
     micro = min(settings.micro_batch, episodes)
-    if settings.prompts % processes:
-        raise UsageError(f"prompts ({settings.prompts}) must be a multiple of the number of processes ({processes})")
     if episodes % micro:
-        raise UsageError(f"prompts x group_size ({episodes}) must be a multiple of micro_batch ({micro})")
+        raise UsageError(f"prompts x group_size of a process ({episodes}) must be a multiple of micro_batch ({micro})")
+    if sharding() == "DEEPSPEED" and (settings.reset_every or settings.reset_patience):
+        raise UsageError("DeepSpeed's weights and optimiser cannot be reset; use rl/recipes/fsdp2.yaml")
     loaded = load_model(settings.model, to_train=True)
     codec = ChatCodec(loaded.tokenizer)
     set_seed(settings.seed)
@@ -68,7 +68,7 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
     parts: dict[str, Stateful] = {"sampler": sampler, "reset": reset, "watch": watch, "stopwatch": stopwatch}
     if validation is not None:
         parts["validation"] = validation
-    keep = KeepState(parts, int(os.environ.get("RANK", "0")))
+    keep = KeepState(parts)
     trainer = AgentGRPOTrainer(
         sampler=sampler,
         credit=settings.rule,
@@ -99,6 +99,8 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
         callbacks=[c for c in (validation, reset, watch, stopwatch, keep, MarkComplete(), _progress(settings)) if c],
     )
     reset.trainer = trainer
+    if is_adapter(settings.model):  # TRL knows the base alone
+        reset.begin_with(loaded.model)
     if validation is not None:
         validation.trainer = trainer
     trainer.remove_callback(PrinterCallback)
@@ -114,9 +116,9 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
             resumed_from=int(checkpoint.name.split("-")[1]) if checkpoint else 0,
             cost={
                 "optimiser_steps": settings.steps,
-                "episodes_sampled": sampler.costs["episodes"] * processes,
-                "tokens_sampled": sampler.costs["tokens"] * processes,
-                "tokens_trained": sampler.costs["trained"] * processes,
+                "episodes_sampled": sampler.costs["episodes"],
+                "tokens_sampled": sampler.costs["tokens"],
+                "tokens_trained": sampler.costs["trained"],
                 "seconds": round(stopwatch.elapsed(), 1),
             },
             resets=reset.resets,
@@ -170,13 +172,15 @@ def lora(rank: int) -> Any:
 
 def save(trainer: Any, run: RunFolder) -> None:
     """Save the model in `run.out`: with an adapter merged in, and the adapter beside it."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if not hasattr(model, "merge_and_unload"):
+    if not hasattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config"):
         trainer.save_model(str(run.out))
-    elif trainer.accelerator.is_main_process:
-        model.save_pretrained(run.out / "adapter")
-        model.merge_and_unload().save_pretrained(run.out)
-        trainer.processing_class.save_pretrained(run.out)
+        return
+    adapter = str(run.out / "adapter")
+    trainer.save_model(adapter)
+    if trainer.accelerator.is_main_process:
+        merged = load_model(adapter, to_train=True)
+        merged.model.save_pretrained(run.out)
+        merged.tokenizer.save_pretrained(run.out)
 
 
 def _warn_if_flat(history: list[dict[str, Any]]) -> None:
@@ -206,10 +210,12 @@ def common_arguments(settings: RunSettings, run: RunFolder) -> dict[str, Any]:
         "logging_steps": 1,
         "report_to": settings.track,
         "disable_tqdm": True,
+        "use_cpu": not torch.accelerator.is_available(),  # else several processes would not find each other
         "bf16": on_gpu,
         "gradient_checkpointing": getattr(settings, "gradient_checkpointing", False),
         "dataloader_pin_memory": on_gpu,
         "max_grad_norm": 1.0,
+        "ddp_find_unused_parameters": False,
     }
 
 

@@ -6,6 +6,7 @@ Two seams: `rollout_func` (public) takes trajectories, and one override replaces
 
 import time
 from collections.abc import Mapping
+from statistics import mean
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from trl import GRPOTrainer
 
 from palestra.rl.credit import CREDIT_RULES, EpisodeRewards
 from palestra.rl.logprobs import sampling_mismatch
+from palestra.rl.processes import gather
 from palestra.rl.sampler import GroupSampler
 
 
@@ -54,11 +56,15 @@ class AgentGRPOTrainer(GRPOTrainer):
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         batch["advantages"] = self._token_advantages(inputs, batch["completion_ids"])
         mask = batch["completion_mask"] * batch["tool_mask"]
-        self.sampler.costs["trained"] += int(mask.sum())
-        if not self._exact or any(row["stale"] for row in inputs):
+        stale = not self._exact or any(row["stale"] for row in inputs)
+        together = gather([(int(mask.sum()), stale)])
+        self.sampler.costs["trained"] += sum(trained for trained, _ in together)
+        if stale:
             batch["old_per_token_logps"] = batch["sampling_per_token_logps"]
-            for name, value in sampling_mismatch(self.model, batch, self.temperature).items():
-                self._record(f"sampling/{name}", value)
+        if any(stale for _, stale in together):
+            found = [part for part in gather([sampling_mismatch(self.model, batch, self.temperature)]) if part]
+            for name in found[0] if found else ():
+                self._record(f"sampling/{name}", mean(part[name] for part in found))
         return batch
 
     def _token_advantages(self, rows: list[dict[str, Any]], completion_ids: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from palestra.agents.rollout import Episode, rollout
 from palestra.envs.core import TextEnv
 from palestra.envs.registry import make
+from palestra.rl.processes import gather, rank, whole_weights, world
 from palestra.rl.sampler import GroupSampler
 
 _SHARE = 16
@@ -77,17 +78,17 @@ class Validation(TrainerCallback):
 
     def _measure(self, step: int) -> None:
         s = self._sampler.settings
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        engine = self._sampler.engine_of(model)
-        done = rollout(
-            lambda: make(s.env, s.variant, syntax=self._sampler.codec.syntax),
-            self._episodes,
-            engine,
-            self._sampler.codec,
-            s.params,
-            max_length=s.max_length,
-        )
-        outcomes = [t.outcome for _, t in done if t.stop != "error"]
+        with whole_weights(self.trainer) as model:
+            done = rollout(
+                lambda: make(s.env, s.variant, syntax=self._sampler.codec.syntax),
+                self._episodes[rank() :: world()],
+                self._sampler.engine_of(model),
+                self._sampler.codec,
+                s.params,
+                max_length=s.max_length,
+            )
+            outcomes = [t.outcome for _, t in done if t.stop != "error"]
+        outcomes = gather(outcomes)
         score = sum(outcomes) / max(1, len(outcomes))
         self.history.append((step, score))
         self.trainer.log({"validation/pass@1": score, "validation/episodes": float(len(outcomes))})

@@ -65,7 +65,8 @@ class Watch(TrainerCallback):
             logs["episodes/reward_deviation"] = mean(deviations)
         for warning in said:
             self.warnings.append(f"step {state.global_step}: {warning}")
-            logger.warning(self.warnings[-1])
+            if state.is_world_process_zero:
+                logger.warning(self.warnings[-1])
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

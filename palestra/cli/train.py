@@ -1,5 +1,6 @@
 """`palestra sft` and `palestra train`: supervised fine-tuning and reinforcement learning."""
 
+import os
 from typing import TypeVar
 
 import typer
@@ -109,6 +110,8 @@ def _checked(settings: _Run) -> _Run:
 
 
 def _say_done(settings: RunSettings) -> None:
+    if int(os.environ.get("RANK", "0")):  # the first of several processes speaks
+        return
     typer.echo(f"trained; the model is in {settings.out}")
     tokens = f" --max-tokens {settings.max_tokens}" if isinstance(settings, TrainSettings | RFTSettings) else ""
     typer.echo(f"next: palestra eval --model {settings.out} --env {settings.env}{tokens} --out {settings.out}-eval")

@@ -1,43 +1,18 @@
 """SIGKILL anywhere loses nothing finished and repeats nothing."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import finish, kill_when, start
 
 from palestra.eval.store import RunStore, read_samples
 
 pytestmark = pytest.mark.e2e
 
 ENV = "palestra/StringCompose-v0"
-
-
-def start(*arguments: str | Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "palestra", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-
-
-def finish(*arguments: str | Path) -> str:
-    process = start(*arguments)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    return out
-
-
-def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 200
-    while not reached():
-        assert process.poll() is None, f"it ended before it could be killed: {process.communicate()[1]}"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
 
 
 TRAINING = {
@@ -73,41 +48,6 @@ def test_killed_training_resumes_from_its_last_checkpoint(verb: str, tmp_path: P
     weights = (out / "model.safetensors").read_bytes()
     assert finish(*command).startswith("trained")
     assert (out / "model.safetensors").read_bytes() == weights
-
-
-CONTRAST = '''
-from palestra.envs import Demonstration, Reward, Task, TextEnv, register
-
-
-@register("test/Contrast-v0", variants={"train": {}, "test": {}})
-class Contrast(TextEnv):
-    """Rewards what even an ignorant model does now and then, so that every step has a gradient."""
-
-    max_turns = 1
-
-    def sample(self, rng):
-        text = "".join(rng.choice("abcdefgh") for _ in range(4))
-        return Task(prompt=f"A({text}) = ?", answer="h", key=text)
-
-    def grade(self, task, answer):
-        return Reward(float(answer > "d"))
-
-    def solve(self, task):
-        return Demonstration(("<answer>h</answer>",))
-'''
-
-
-@pytest.fixture
-def contrast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Install an environment with contrast for the processes of this test; its id."""
-    site = tmp_path / "site"
-    info = site / "contrast-1.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: contrast\nVersion: 1\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text("[palestra.envs]\nx = contrast_env\n", encoding="utf-8")
-    (site / "contrast_env.py").write_text(CONTRAST, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(site))
-    return "test/Contrast-v0"
 
 
 @pytest.mark.parametrize("algo", ["grpo", "dapo"])
