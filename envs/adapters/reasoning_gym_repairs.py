@@ -46,7 +46,8 @@ MAX_EXPONENT = 100
 
 @contextmanager
 def disarmed() -> Iterator[None]:
-    """Within this context the package's scorers read literals and formulas where they would evaluate code."""
+    """Within this context the package evaluates no code where it reads literals and formulas, and squares no number
+    again and again until memory or patience end."""
     import sympy
 
     reader = SimpleNamespace(**vars(sympy))
@@ -60,11 +61,25 @@ def disarmed() -> Iterator[None]:
         module = import_module(f"reasoning_gym.{name}")
         undo.append((module, alias, getattr(module, alias)))
         setattr(module, alias, reader)
+    rule = import_module("reasoning_gym.cognition.number_sequences").PatternRule
+    undo.append((rule, "apply", rule.apply))
+    rule.apply = _bounded(rule.apply)
     try:
         yield
     finally:
         for module, name, value in undo:
             delattr(module, name) if value is None else setattr(module, name, value)
+
+
+def _bounded(apply: Callable[[Any, list[int], int], int]) -> Callable[[Any, list[int], int], int]:
+    """The generator rejects sequences beyond 1,000, but only once it has all their terms, of 2^36 digits perhaps."""
+
+    def bounded(rule: Any, sequence: list[int], position: int) -> int:
+        if abs(sequence[position]) > 10**9:
+            raise OverflowError  # the generator then goes on as if it had rejected the sequence
+        return apply(rule, sequence, position)
+
+    return bounded
 
 
 def _read_formula(text: str, local_dict: Mapping[str, Any] | None = None) -> Any:

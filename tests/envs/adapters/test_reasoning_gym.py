@@ -450,6 +450,15 @@ def test_an_interrupt_does_not_shift_the_replies() -> None:
     worker.close()
 
 
+def test_sequences_that_square_and_square_are_given_up() -> None:
+    hard = table()["number_sequence"]["hard"]
+    began = time.process_time()
+    with disarmed():
+        made = Suite().item("number_sequence", hard, 44_008_051)  # computed a number of 2^36 digits
+    assert made.answer
+    assert time.process_time() - began < 5
+
+
 def test_a_fork_has_a_process_of_its_own_and_the_process_ends_with_the_host() -> None:
     done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True)
     for _ in range(100):
