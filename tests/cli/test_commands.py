@@ -55,6 +55,8 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "rft",
         "train",
         "eval",
+        "score",
+        "merge",
         "compare",
         "plan",
     ],
