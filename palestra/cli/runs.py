@@ -1,4 +1,4 @@
-"""Verbs that make runs of runs: `palestra score` and `palestra merge`."""
+"""Verbs that make runs without sampling: `palestra score`, `palestra merge` and `palestra import`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command("score")(score)
     app.command("merge")(merge)
+    app.command("import")(import_)
 
 
 def score(
@@ -51,3 +52,31 @@ def merge(
     typer.echo(f"{out}: {found.samples} samples" + (f", {found.missing} still to be drawn" if found.missing else ""))
     if found.missing:
         typer.echo(f"next: the command of a shard with --out {out} and without --shard draws them")
+
+
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="Result files of one model: .jsonl or .jsonl.gz.")],
+    out: Annotated[Path, typer.Option(help="New folder for the run.")],
+    name: Annotated[str, typer.Option(help="Name of the benchmark; runs of one name are comparable.")],
+    model: Annotated[str, typer.Option(help="Name of the model.")],
+    variant: Annotated[
+        str, typer.Option(help="test: in distribution; train...: trained on; else out of it.")
+    ] = "test",
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature, where it is known.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus mass, where it is known.")] = None,
+) -> None:
+    """Make a run of another project's result files, for `palestra compare`.
+
+    Reads results of human-eval (`task_id`, `passed`) and score lists (`idx` or `question`, `score`: [true, ...]) as
+    limit-of-RLVR writes them; files of several seeds add up. Numbers of attempts may differ: a comparison uses as many
+    as every problem has.
+
+    Example: `palestra import aime24_seed*.jsonl --name aime24 --model base --temperature 0.6 --out runs/base-aime24`
+    """
+    from palestra.eval.importing import import_scores
+
+    known = {"temperature": temperature, "top_p": top_p}
+    sampling = {key: value for key, value in known.items() if value is not None}
+    found = import_scores(files, out, name=name, model=model, sampling=sampling, variant=variant)
+    typer.echo(f"{out}: {found.samples} samples of {found.problems} problems, at least {found.fewest} of each")
+    typer.echo(f"next: palestra compare {out}")
