@@ -7,9 +7,10 @@ import gc
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from palestra.envs.errors import PalestraError, UsageError
 
@@ -37,19 +38,19 @@ class SampleRecord:
     """Content key of the task: equal keys are equal problems."""
     sample: int
     """Index of the sample of this problem, from 0."""
-    seed: int
-    """Seed the sample was drawn with."""
+    seed: int | None
+    """Seed the sample was drawn with; None if it was imported."""
     outcome: float
     """1.0 success, 0.0 failure; partial credit belongs in `process`."""
     process: dict[str, float]
     """Named process terms."""
     turns: int
     """Assistant turns."""
-    tokens_in: int
-    """Prompt tokens the model read."""
-    tokens_out: int
+    tokens_in: int | None
+    """Prompt tokens the model read; None if unknown, as the next ones."""
+    tokens_out: int | None
     """Tokens the model wrote."""
-    wall_s: float
+    wall_s: float | None
     """Seconds from reset to the last step."""
     stop: str
     """Why the episode ended."""
@@ -61,6 +62,12 @@ class SampleRecord:
     """Byte offset of the trajectory in its file, set by the store."""
     v: int = SCHEMA
     """Schema version."""
+    answer: str | None = None
+    """Digest of the final answer's text: equal answers have equal digests. None if there was no answer."""
+    logprob: float | None = None
+    """Log-probability of all the model wrote, under the sampling temperature, in nats."""
+    tokens_drawn: int | None = None
+    """Tokens that were sampled to get this episode, where that is more than it holds (power sampling)."""
 
     def __post_init__(self) -> None:
         if self.outcome not in (0.0, 1.0):
@@ -161,8 +168,20 @@ def sample_name(key: SampleId) -> str:
     return f"sample {key[2]} of problem {key[1]} ({key[0]})"
 
 
+def sample_line(record: SampleRecord) -> bytes:
+    """Return the line of a record, which ends in a checksum of all that stands before it.
+
+    Raises:
+        ValueError: A number in the record is not finite.
+    """
+    body = json.dumps(asdict(record), allow_nan=False, separators=(",", ":"))[:-1].encode("ascii")
+    return body + b',"crc":"%08x"}\n' % crc32(body)
+
+
 _BATCH = 4096
+_CHECKSUM = len(b',"crc":"00000000"}')
 _FIELDS = {field.name for field in fields(SampleRecord)}
+_REQUIRED = {field.name for field in fields(SampleRecord) if field.default is MISSING} | {"part", "offset", "v"}
 
 
 def _fault(row: object) -> str | None:
@@ -171,8 +190,8 @@ def _fault(row: object) -> str | None:
         return "is not a JSON object; delete the line to have its sample drawn again"
     if row.get("v") != SCHEMA:
         return f"has schema {row.get('v')}, and this version reads {SCHEMA}; use the version that wrote it"
-    if row.keys() != _FIELDS:
-        odd = ", ".join(sorted(row.keys() ^ _FIELDS))
+    if not _REQUIRED <= row.keys() <= _FIELDS:
+        odd = ", ".join(sorted((_REQUIRED - row.keys()) | (row.keys() - _FIELDS)))
         return f"lacks or adds fields ({odd}); delete the line to have its sample drawn again"
     if row["outcome"] not in (0.0, 1.0):
         return f"has the outcome {row['outcome']}, which is neither 0 nor 1; score the run again"
@@ -190,18 +209,30 @@ def _lines(file: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _parsed(file: Path, start: int, batch: list[bytes]) -> list[Any]:
+    bodies = []
+    for number, line in enumerate(batch, start=start + 1):
+        body = line
+        if line[-_CHECKSUM:-10] == b',"crc":"':  # lines of older runs have none
+            body = line[:-_CHECKSUM]
+            if b"%08x" % crc32(body) != line[-10:-2]:
+                raise PalestraError(
+                    f"{file} line {number} is not what was written (its checksum differs); delete the line to have "
+                    "its sample drawn again."
+                )
+            body += b"}"
+        bodies.append(body)
     try:
         # One call for many lines: three times as fast as a call for each.
-        rows: list[Any] = json.loads(b"[" + b",".join(batch) + b"]")
+        rows: list[Any] = json.loads(b"[" + b",".join(bodies) + b"]")
         if len(rows) == len(batch):
             return rows
     except ValueError:
         # Parsed again below, line by line, to name the one at fault.
         pass
     rows = []
-    for number, line in enumerate(batch, start=start + 1):
+    for number, body in enumerate(bodies, start=start + 1):
         try:
-            rows.append(json.loads(line))
+            rows.append(json.loads(body))
         except ValueError as error:
             raise PalestraError(
                 f"{file} line {number} is not valid JSON; delete the line to have its sample drawn again."

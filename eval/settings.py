@@ -1,8 +1,24 @@
 """Settings of `palestra eval`: the keys of a recipe file, and the flags of the command line."""
 
+import re
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+PROBLEMS = 100
+"""Problems of a variant where none are asked for."""
+SERVED = "openai:"
+"""What stands before the name of a model behind a server."""
 
 
 class EvalSettings(BaseModel):
@@ -10,7 +26,10 @@ class EvalSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    model: str = Field(description="organism name, folder, or hub id; or the policies `oracle` and `random`")
+    model: str = Field(
+        description="organism name, folder, or hub id; `openai:NAME` behind a server; or the policies `oracle` and "
+        "`random`"
+    )
     env: str = Field(description="environment id")
     variant: tuple[str, ...] = Field(("test",), description="variant to evaluate; repeat the flag for several")
 
@@ -22,7 +41,9 @@ class EvalSettings(BaseModel):
         return tuple(dict.fromkeys(names)) if isinstance(names, list | tuple) else names
 
     samples: PositiveInt = Field(64, description="episodes per problem")
-    problems: PositiveInt = Field(100, description="distinct problems per variant")
+    problems: PositiveInt | None = Field(
+        None, description=f"distinct problems per variant [default: {PROBLEMS}, or all where there are fewer]"
+    )
     out: Path = Field(description="folder of the run; an existing run is resumed")
     seed: NonNegativeInt = Field(0, description="seeds every sample, independent of order and of resuming")
     temperature: NonNegativeFloat = Field(1.0, le=100, description="sampling temperature; 1 measures the model itself")
@@ -32,3 +53,36 @@ class EvalSettings(BaseModel):
     sandbox: str = Field(
         "local", description="where tools run code: local, docker, e2b or unsafe-process (no isolation)"
     )
+    base_url: str | None = Field(
+        None, description="address of the server of an `openai:` model [default: OPENAI_BASE_URL]"
+    )
+    shard: str | None = Field(
+        None, description="I/N draws the I-th of N parts of the samples (0 to N-1); `palestra merge` joins them"
+    )
+
+    @field_validator("shard")
+    @classmethod
+    def _part(cls, shard: str | None) -> str | None:
+        if shard is not None:
+            found = re.fullmatch(r"(\d+)/(\d+)", shard)
+            if not found or not int(found[1]) < int(found[2]):
+                raise ValueError("a shard is I/N with 0 <= I < N, e.g. 0/4")
+        return shard
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        if self.base_url is not None and not self.served:
+            raise ValueError(f"base_url is for models named {SERVED}NAME")
+        return self
+
+    @property
+    def served(self) -> bool:
+        """Whether the model is behind a server."""
+        return self.model.startswith(SERVED)
+
+    def in_shard(self, sample: int) -> bool:
+        """Tell whether a sample, by its number within its problem, is in this part of the run."""
+        if self.shard is None:
+            return True
+        part, parts = map(int, self.shard.split("/"))
+        return sample % parts == part

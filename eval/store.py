@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -34,6 +34,7 @@ from palestra.eval.records import (
     read_samples,
     read_trajectory,
     sample_id,
+    sample_line,
     sample_name,
 )
 
@@ -160,7 +161,7 @@ class RunStore:
             if self._trajectories.tell() >= self._part_bytes:
                 self._roll()
             stored = replace(sample, part=self._part, offset=self._trajectories.tell())
-            lines = _line(trajectory, allow_nan=True), _line(asdict(stored), allow_nan=False)
+            lines = _line(trajectory), sample_line(stored)
             for file, line in zip((self._trajectories, self._samples), lines, strict=True):
                 file.write(line)
                 file.flush()
@@ -277,9 +278,9 @@ class RunStore:
         self._errored = {sample_id(row): row["error"] is not None for row in rows}
 
 
-def _line(value: Mapping[str, Any], *, allow_nan: bool) -> bytes:
+def _line(value: Mapping[str, Any]) -> bytes:
     # ASCII: a lone surrogate in a model's text must not break the write, nor U+2028 a reader of lines.
-    return (json.dumps(value, allow_nan=allow_nan, separators=(",", ":")) + "\n").encode("ascii")
+    return (json.dumps(value, separators=(",", ":")) + "\n").encode("ascii")
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -46,8 +46,7 @@ MAX_EXPONENT = 100
 
 @contextmanager
 def disarmed() -> Iterator[None]:
-    """Within this context the package evaluates no code where it reads literals and formulas, and squares no number
-    again and again until memory or patience end."""
+    """Within this context the package evaluates no code, and computes no sequence that it would reject for its size."""
     import sympy
 
     reader = SimpleNamespace(**vars(sympy))

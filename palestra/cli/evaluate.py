@@ -9,7 +9,8 @@ HELP = """Sample episodes of a model and keep every one of them.
 
 Running the same command again resumes; a larger `-n` or `--problems` extends the run.
 
-Example: `palestra eval --model runs/rl --env palestra/StringCompose-v0 --variant level-3 --out runs/rl-eval`
+Examples: `palestra eval --model runs/rl --env palestra/StringCompose-v0 --variant level-3 --out runs/rl-eval`,
+`palestra eval --model openai:my-model --base-url http://localhost:8000/v1 --env palestra/Dice-v0 --out runs/served`
 """
 
 
@@ -22,14 +23,28 @@ def evaluate(settings: EvalSettings) -> None:
     """Run the evaluation and print the share of solved episodes."""
     run_eval(settings)
     from palestra.eval.records import read_samples
+    from palestra.eval.settings import PROBLEMS
 
     samples = read_samples(settings.out)
     for variant in settings.variant:
         outcomes = [s.outcome for s in samples if s.variant == variant]
+        if not outcomes:  # of a shard with a higher number than there are samples
+            typer.echo(f"{variant}: no sample is in shard {settings.shard}")
+            continue
+        problems = len({s.problem for s in samples if s.variant == variant})
         cut = sum(s.stop == "length" for s in samples if s.variant == variant) / len(outcomes)
         note = f" (the context was full in {cut:.1%}: lower --max-tokens, or take another model)" if cut else ""
-        typer.echo(f"{variant}: pass@1 {sum(outcomes) / len(outcomes):.3f} over {len(outcomes)} episodes{note}")
-    typer.echo(f"next: palestra compare BASE_RUN {settings.out}")
+        if settings.problems is None and problems < PROBLEMS:
+            note += " (all the problems there are)"
+        typer.echo(
+            f"{variant}: pass@1 {sum(outcomes) / len(outcomes):.3f} over {len(outcomes)} episodes of "
+            f"{problems} problems{note}"
+        )
+    typer.echo(
+        f"next: palestra compare BASE_RUN {settings.out}"
+        if settings.shard is None
+        else f"next: palestra merge {settings.out} OTHER_SHARDS... --out RUN"
+    )
 
 
 def run_eval(settings: EvalSettings) -> None:
@@ -40,6 +55,6 @@ def run_eval(settings: EvalSettings) -> None:
 
     for variant in settings.variant:
         make(settings.env, variant)
-    if settings.model not in run.POLICIES:
+    if settings.model not in run.POLICIES and not settings.served:
         settings = settings.model_copy(update={"model": resolve_model(settings.model)})
     run.evaluate(settings)

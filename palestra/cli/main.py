@@ -19,6 +19,7 @@ from palestra.cli import (
     plan,
     play,
     quickstart,
+    runs,
     serve,
     train,
 )
@@ -33,7 +34,22 @@ app = typer.Typer(
         "model could do or gave it something new.\n\nStart with `palestra quickstart`."
     ),
 )
-for module in (quickstart, doctor, envs, play, new, check, organism, train, evaluate, compare, plan, serve, export):
+for module in (
+    quickstart,
+    doctor,
+    envs,
+    play,
+    new,
+    check,
+    organism,
+    train,
+    evaluate,
+    runs,
+    compare,
+    plan,
+    serve,
+    export,
+):
     module.add_to(app)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import finish, kill_when, start
 
-from palestra.eval.store import RunStore, read_samples
+from palestra.eval.store import RunStore, read_samples, read_trajectory
 
 pytestmark = pytest.mark.e2e
 
@@ -128,6 +128,55 @@ def test_killed_eval_loses_and_repeats_nothing(tmp_path: Path, organism: Path) -
     )
     whole = {r.id: (r.seed, r.key, r.outcome, r.tokens_out) for r in read_samples(tmp_path / "whole")}
     assert {r.id: (r.seed, r.key, r.outcome, r.tokens_out) for r in records} == whole
+
+
+KILLING = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from palestra.agents import codec, models, rollout, transformers_engine
+from palestra.eval.run import evaluate
+from palestra.eval.settings import EvalSettings
+
+out, model, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+settings = EvalSettings(model=model, env="palestra/StringCompose-v0", variant=("test", "atoms"), samples=24,
+                        problems=12, concurrency=int(sys.argv[4]), max_tokens=20, out=out)
+rng, killed = random.Random(0), 0
+while True:  # this process never computes: its children find everything imported
+    child = os.fork()
+    if child == 0:
+        evaluate(settings)
+        os._exit(0)
+    if killed == kills:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    samples = out / "samples.jsonl"
+    before = samples.stat().st_size if samples.exists() else 0
+    # Every other time once it has written something, at a random moment after.
+    while killed % 2 and (not samples.exists() or samples.stat().st_size <= before):
+        time.sleep(0.002)
+    time.sleep(rng.random() * (0.1 if killed % 2 else 1.0))
+    os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, "it ended before it was killed"
+    killed += 1
+"""
+
+
+def test_eval_killed_twenty_times_ends_as_an_undisturbed_one(tmp_path: Path, organism: Path) -> None:
+    for name, kills, concurrency in (("killed", "20", "8"), ("whole", "0", "300")):
+        command = [sys.executable, "-c", KILLING, str(tmp_path / name), str(organism), kills, concurrency]
+        subprocess.run(command, check=True, timeout=280)
+    found, whole = ({r.id: r for r in read_samples(tmp_path / name)} for name in ("killed", "whole"))
+    lines = (tmp_path / "killed" / "samples.jsonl").read_bytes().splitlines()
+    assert len(lines) == len(found) == 2 * 12 * 24
+    assert found.keys() == whole.keys()
+    for key, sample in found.items():
+        same = whole[key]
+        assert (sample.seed, sample.key, sample.outcome, sample.answer, sample.tokens_out, sample.stop) == (
+            (same.seed, same.key, same.outcome, same.answer, same.tokens_out, same.stop)
+        )
+        assert sample.logprob == pytest.approx(same.logprob, abs=1e-3)
+        there = read_trajectory(tmp_path / "killed", sample.part, sample.offset)
+        assert there["messages"] == read_trajectory(tmp_path / "whole", same.part, same.offset)["messages"]
 
 
 def test_eval_extends_a_run_and_refuses_other_settings(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from scripted_sandbox import ScriptedSandbox
 from palestra.envs.errors import UsageError
 from palestra.envs.sandbox import shared
 from palestra.envs.sandbox.shared import default_sandbox, shared_sandbox, use_sandbox
-from palestra.eval import run
+from palestra.eval import episodes
 from palestra.eval.run import evaluate
 from palestra.eval.settings import EvalSettings
 from palestra.eval.store import read_manifest
@@ -39,13 +39,13 @@ def test_the_sandbox_is_chosen_and_recorded(tmp_path: Path) -> None:
 
 
 def test_what_was_enforced_is_recorded_if_a_tool_opened_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    play = run.play
+    play = episodes.play
 
     def play_with_code(*arguments: object) -> object:
         shared_sandbox()
         return play(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(run, "play", play_with_code)
+    monkeypatch.setattr(episodes, "play", play_with_code)
     evaluate(settings(tmp_path))
     assert read_manifest(tmp_path)["enforced"] == {"network": "none"}
 

@@ -184,10 +184,35 @@ def test_damaged_line_is_reported_with_its_number(run: Path, line: bytes, messag
         read_rows(run)
 
 
+@pytest.mark.parametrize(
+    "flip", [(b'"outcome":1.0', b'"outcome":0.0'), (b'"crc":"', b'"crd":"'), (b'"sample":1', b'"sample":7')]
+)
+def test_a_line_that_reads_well_and_is_not_what_was_written_is_named(run: Path, flip: tuple[bytes, bytes]) -> None:
+    lines = lines_of(run)
+    assert flip[0] in lines[1]
+    lines[1] = lines[1].replace(*flip)
+    (run / "samples.jsonl").write_bytes(b"".join(lines))
+    with pytest.raises(PalestraError, match="line 2 (is not what was written|lacks or adds fields)"):
+        read_rows(run)
+    with pytest.raises(PalestraError, match="line 2"):
+        RunStore.open(run)
+
+
+def test_a_damaged_line_that_was_deleted_is_drawn_again(run: Path) -> None:
+    lines = lines_of(run)
+    (run / "samples.jsonl").write_bytes(b"".join([*lines[:1], *lines[2:]]))
+    with RunStore.open(run) as store:
+        assert store.done() == {("test", 0, 0), ("test", 1, 0), ("test", 1, 1)}
+        store.append(record(sample=1), trajectory_of(record(sample=1)))
+    assert len(read_samples(run)) == 4
+    assert_every_sample_points_to_its_trajectory(run)
+
+
 def test_partial_credit_is_no_outcome(run: Path) -> None:
     with pytest.raises(ValueError, match="outcome must be 0.0 or 1.0, not 0.5"):
         record(outcome=0.5)
     row = json.loads(lines_of(run)[0])
+    del row["crc"]
     with (run / "samples.jsonl").open("ab") as file:
         file.write(json.dumps({**row, "problem": 9, "outcome": 0.5}).encode() + b"\n")
     with pytest.raises(PalestraError, match="line 5 has the outcome 0.5"):

@@ -1,0 +1,164 @@
+"""Makes a run of other projects' result files, so that `palestra compare` gives them intervals and verdicts.
+
+Two formats, told apart by what a line holds:
+
+- human-eval: one sample a line, `{"task_id": ..., "completion": ..., "passed": true}`; samples of a task in order.
+- score lists (limit-of-RLVR and other forks of math-evaluation-harness): one problem a line,
+  `{"idx": ..., "question": ..., "score": [true, false], "code": [...], "pred": [...]}`. Several files, such as one per
+  seed, add up.
+"""
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from palestra.envs.errors import UsageError
+from palestra.eval.records import SampleRecord
+from palestra.eval.store import RunStore
+
+
+class _Sample(NamedTuple):
+    problem: str
+    """What names the problem in the file."""
+    key: str
+    """Its content where the file has it, else its name: equal keys are equal problems."""
+    prompt: str
+    passed: bool
+    text: str
+    answer: str | None
+
+
+class Imported(NamedTuple):
+    """What was read."""
+
+    problems: int
+    samples: int
+    fewest: int
+    """Samples of the problem that has fewest: the n of a comparison."""
+
+
+def import_scores(
+    files: Sequence[str | Path],
+    out: str | Path,
+    *,
+    name: str,
+    model: str,
+    sampling: Mapping[str, Any] | None = None,
+    variant: str = "test",
+) -> Imported:
+    """Write a run of result files, in which problem and sample are numbered as they come.
+
+    Args:
+        files: Result files, `.jsonl` or `.jsonl.gz`, all of one model and one benchmark.
+        out: New folder for the run.
+        name: Name of the benchmark; runs are comparable if theirs agree.
+        model: Name of the model.
+        sampling: Sampling settings, as far as they are known; runs are comparable if theirs agree.
+        variant: Name of the variant: "test" is in distribution, "train..." was trained on, others are out of it.
+
+    Raises:
+        UsageError: A file cannot be read, is of neither format, or gives partial credit; or `out` holds a run.
+    """
+    manifest = {
+        "env": f"imported/{name}",
+        "model": {"name": model},
+        "seed": None,
+        "sampling": dict(sampling or {}),
+        "imported": [{"file": Path(file).name, "sha256": _digest(file)} for file in files],
+    }
+    samples = [sample for file in files for sample in _read(Path(file))]
+    if not samples:
+        raise UsageError(f"{', '.join(map(str, files))} hold no samples.")
+    numbers: dict[str, int] = {}
+    counts: dict[int, int] = {}
+    with RunStore.create(out, manifest) as store:
+        for sample in samples:
+            problem = numbers.setdefault(sample.problem, len(numbers))
+            counts[problem] = counts.get(problem, 0) + 1
+            store.append(_record(manifest["env"], variant, problem, counts[problem] - 1, sample), _trajectory(sample))
+        store.update_manifest(samples=min(counts.values()), problems=len(counts))
+        store.finish()
+    return Imported(len(counts), len(samples), min(counts.values()))
+
+
+def _record(env: str, variant: str, problem: int, number: int, sample: _Sample) -> SampleRecord:
+    return SampleRecord(
+        env=env,
+        variant=variant,
+        problem=problem,
+        key=sample.key,
+        sample=number,
+        seed=None,
+        outcome=float(sample.passed),
+        process={},
+        turns=1,
+        tokens_in=None,
+        tokens_out=None,
+        wall_s=None,
+        stop="answer",
+        answer=None if sample.answer is None else sha256(sample.answer.encode()).hexdigest()[:12],
+    )
+
+
+def _trajectory(sample: _Sample) -> dict[str, Any]:
+    messages = [{"role": "user", "content": sample.prompt}, {"role": "assistant", "content": sample.text}]
+    return {"task": sample.problem, "messages": messages, "outcome": float(sample.passed), "process": {}}
+
+
+def _digest(file: str | Path) -> str:
+    try:
+        return sha256(Path(file).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"cannot read {file} ({error.strerror}).") from error
+
+
+def _read(file: Path) -> Iterator[_Sample]:
+    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
+    number = 0
+    try:
+        with opened as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield from _samples(json.loads(line), f"{file} line {number}")
+    except (ValueError, OSError, EOFError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{file} line {number + isinstance(error, OSError | EOFError)} cannot be read.") from error
+
+
+def _samples(row: Any, where: str) -> Iterator[_Sample]:
+    if not isinstance(row, dict):
+        raise UsageError(f"{where} is no JSON object.")
+    if "task_id" in row and "passed" in row:
+        problem = str(row["task_id"])
+        text = str(row.get("completion", ""))
+        yield _Sample(problem, problem, str(row.get("prompt", problem)), _passed(row["passed"], where), text, None)
+        return
+    scores = row.get("score")
+    if not isinstance(scores, list) or not ("idx" in row or "question" in row):
+        raise UsageError(
+            f'{where} is of no known format: no "task_id" with "passed", and no "score" with "idx" or "question".'
+        )
+    problem = str(row.get("idx", row.get("question")))
+    prompt = str(row.get("question", problem))
+    texts, answers = _column(row, "code", len(scores), where), _column(row, "pred", len(scores), where)
+    for score, text, answer in zip(scores, texts, answers, strict=True):
+        yield _Sample(problem, prompt, prompt, _passed(score, where), text or "", answer)
+
+
+def _column(row: Mapping[str, Any], name: str, count: int, where: str) -> list[str | None]:
+    values = row.get(name)
+    if values is None:
+        return [None] * count
+    if not isinstance(values, list) or len(values) != count:
+        raise UsageError(f'{where} has {count} scores and not as many entries of "{name}".')
+    return [str(value) for value in values]
+
+
+def _passed(value: Any, where: str) -> bool:
+    if value not in (True, False):  # 1 and 0 are equal to them
+        raise UsageError(f"{where} has the score {value!r}: a success is true or false, so apply a threshold first.")
+    return bool(value)

@@ -1,0 +1,99 @@
+"""Joins shards of an evaluation, drawn at several places at once, to the run that one place would have drawn."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from palestra.envs.errors import PalestraError, UsageError
+from palestra.eval.records import (
+    MANIFEST,
+    SampleId,
+    SampleRecord,
+    first_difference,
+    read_manifest,
+    read_samples,
+    read_trajectory,
+    sample_name,
+)
+from palestra.eval.store import RunStore
+
+_OF_A_SHARD = ("v", "status", "shard", "samples", "problems", "enforced", "palestra", "versions")
+"""Manifest entries that need not agree."""
+
+
+class Merged(NamedTuple):
+    """What became of the shards."""
+
+    samples: int
+    """Finished samples of the run."""
+    missing: int
+    """Samples that the shards were to draw and did not; `palestra eval --out RUN` without `--shard` draws them."""
+
+
+def merge(shards: Sequence[str | Path], out: str | Path) -> Merged:
+    """Join shards to one run, by what their samples are: the order of the shards and of their lines plays no role.
+
+    A sample that two shards hold is kept once if it is the same; samples that ended in an infrastructure error are
+    left out. Interrupted, the same call goes on.
+
+    Args:
+        shards: Run directories of one environment, model, seed and sampling; they stay as they are.
+        out: A new folder, or one that this very call has begun.
+
+    Raises:
+        UsageError: A folder is no run, the shards are not of one evaluation, or `out` holds another run.
+        PalestraError: Two shards hold different samples under one name, or a file is damaged.
+    """
+    if not shards:
+        raise UsageError("give the shards to merge.")
+    manifests = [read_manifest(shard) for shard in shards]
+    for shard, manifest in zip(shards[1:], manifests[1:], strict=True):
+        if found := first_difference(_shared(manifests[0]), _shared(manifest), "manifest"):
+            entry, first, other = found
+            raise UsageError(
+                f"{shards[0]} and {shard} are not of one evaluation: {entry.removeprefix('manifest.')} is {first} and "
+                f"{other}."
+            )
+    content = {name: value for name, value in manifests[0].items() if name not in ("v", "status", "shard")}
+    for name in ("samples", "problems"):
+        content[name] = max(manifest.get(name, 0) for manifest in manifests)
+    if (Path(out) / MANIFEST).exists():
+        store = RunStore.open(out, expect=content)
+    else:
+        store = RunStore.create(out, content)
+    with store:
+        held = {sample.id: sample for sample in store.samples()}
+        for shard in shards:
+            for sample in read_samples(shard):
+                if sample.error is None and not _held(held, sample, shard):
+                    store.append(sample, read_trajectory(shard, sample.part, sample.offset))
+                    held[sample.id] = sample
+        missing = _missing(held, content["samples"])
+        if not missing:
+            store.finish()
+    return Merged(len(held), missing)
+
+
+def _shared(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    shared = {name: value for name, value in manifest.items() if name not in _OF_A_SHARD}
+    model = shared.get("model")
+    if isinstance(model, dict) and "weights" in model:  # the same weights may lie in another folder
+        shared["model"] = model["weights"]
+    return shared
+
+
+def _held(held: Mapping[SampleId, SampleRecord], sample: SampleRecord, shard: str | Path) -> bool:
+    if sample.id not in held:
+        return False
+    there = held[sample.id]
+    if (there.seed, there.key, there.outcome) != (sample.seed, sample.key, sample.outcome):
+        raise PalestraError(
+            f"{sample_name(sample.id)} of {shard} is another one than an earlier shard or the run itself holds "
+            f"(seed {sample.seed} and {there.seed}, outcome {sample.outcome:g} and {there.outcome:g})."
+        )
+    return True
+
+
+def _missing(held: Mapping[SampleId, SampleRecord], samples: int) -> int:
+    problems = {(variant, problem) for variant, problem, _ in held}
+    return sum((*problem, sample) not in held for problem in problems for sample in range(samples))
