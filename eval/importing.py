@@ -78,7 +78,9 @@ def import_scores(
         for sample in samples:
             problem = numbers.setdefault(sample.problem, len(numbers))
             counts[problem] = counts.get(problem, 0) + 1
-            store.append(_record(manifest["env"], variant, problem, counts[problem] - 1, sample), _trajectory(sample))
+            store.append(
+                _record(f"imported/{name}", variant, problem, counts[problem] - 1, sample), _trajectory(sample)
+            )
         store.update_manifest(samples=min(counts.values()), problems=len(counts))
         store.finish()
     return Imported(len(counts), len(samples), min(counts.values()))
@@ -134,8 +136,10 @@ def _samples(row: Any, where: str) -> Iterator[_Sample]:
         raise UsageError(f"{where} is no JSON object.")
     if "task_id" in row and "passed" in row:
         problem = str(row["task_id"])
-        text = str(row.get("completion", ""))
-        yield _Sample(problem, problem, str(row.get("prompt", problem)), _passed(row["passed"], where), text, None)
+        completion = str(row.get("completion", ""))
+        yield _Sample(
+            problem, problem, str(row.get("prompt", problem)), _passed(row["passed"], where), completion, None
+        )
         return
     scores = row.get("score")
     if not isinstance(scores, list) or not ("idx" in row or "question" in row):

@@ -46,7 +46,7 @@ MAX_EXPONENT = 100
 
 @contextmanager
 def disarmed() -> Iterator[None]:
-    """Within this context the package evaluates no code, and computes no sequence that it would reject for its size."""
+    """Within this context the package evaluates no code, and no sequence that it would then reject as large."""
     import sympy
 
     reader = SimpleNamespace(**vars(sympy))
