@@ -256,8 +256,8 @@ def test_a_note_without_silence_is_not_heard(local: LocalSandbox) -> None:
 
 @needs_sandbox
 def test_an_end_without_room_for_the_note_is_told(local: LocalSandbox) -> None:
-    code = "try:\n for n in range(10**5): open(f'/tmp/{n}', 'w').close()\nexcept OSError: print('full')\nraise SystemExit(3)"
-    result = local.run(code, timeout=60)
+    code = "try:\n for n in range(10**5): open(f'/tmp/{n}', 'w').close()\nexcept OSError: print('full')\n"
+    result = local.run(code + "raise SystemExit(3)", timeout=60)
     assert (result.status, result.exit_code, result.stdout) == ("error", 3, "full\n")
 
 
