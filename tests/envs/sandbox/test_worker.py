@@ -66,7 +66,7 @@ def test_a_program_whose_workers_die_twice_is_our_failure(
     (first,) = ours(descendants)
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: ours(descendants) not in ([], [first]))
-    time.sleep(1)
+    wait_until(lambda: [place.busy for place in sandbox._places] == [1], 30)  # the program is started again
     os.kill(ours(descendants)[0], signal.SIGKILL)
     assert isinstance(outcome.get(), SandboxError)
     stats = sandbox.stats()
