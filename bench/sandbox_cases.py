@@ -178,6 +178,14 @@ HOSTILE = (
     ),
     _hostile("closed output", "import os\nos.close(1)\nprint('x', flush=True)", "error", stdout=""),
     _hostile("closed descriptors", "import os\nos.closerange(0, 300)", "ok", "error", stdout=""),
+    _hostile(
+        "early end",
+        "import os\nprint('end', end='')\ntry:\n    for _ in range(3):\n        if os.fork() == 0:\n"
+        "            os.closerange(0, 9)\n            while True: pass\nexcept PermissionError:\n    pass\n"
+        "os.symlink('0', '/tmp/.palestra-exit')\nos.closerange(0, 9)\nos._exit(0)",
+        *("ok",),
+        stdout="end",
+    ),
 )
 
 

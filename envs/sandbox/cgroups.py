@@ -72,7 +72,9 @@ class ControlGroups:
         if (memory / swap).exists():  # the kernel may not account for swap
             (memory / swap).write_text(str(swap_bytes), encoding="ascii")
         (pids / "pids.max").write_text(str(self._tasks), encoding="ascii")
-        return Group([str(folder / "cgroup.procs") for folder in folders], str(memory / kills))
+        return Group(
+            [str(folder / "cgroup.procs") for folder in folders], str(memory / kills), str(pids / "pids.current")
+        )
 
     def close(self) -> None:
         """Remove them; twice is fine."""

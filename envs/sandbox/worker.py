@@ -87,6 +87,7 @@ class ProcessWorker(Worker):
         spares: int,
         new_group: Callable[[], Group] | None,
         settle: Callable[[Child], None],
+        alone: Callable[[Child], bool] | None = None,
     ) -> None:
         """Start it and wait until it is ready.
 
@@ -97,6 +98,7 @@ class ProcessWorker(Worker):
             spares: Children kept ready.
             new_group: As for `Supervisor`.
             settle: As for `Supervisor`.
+            alone: As for `Supervisor`.
 
         Raises:
             SandboxError: The zygote did not start; says what it wrote.
@@ -113,7 +115,7 @@ class ProcessWorker(Worker):
 
         def live() -> None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            supervisor = Supervisor(ours, spares=spares, new_group=new_group, settle=settle)
+            supervisor = Supervisor(ours, spares=spares, new_group=new_group, settle=settle, alone=alone)
             try:
                 with theirs:
                     process = start(theirs.fileno())

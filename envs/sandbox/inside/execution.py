@@ -16,6 +16,7 @@ from palestra.envs.sandbox.inside.child import MEMORY_EXIT
 KEPT_BYTES = 64 * 1024
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
 _RESERVE = 64
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _CPU_CLOCK = 2  # CPUCLOCK_SCHED: what clock_getcpuclockid(3) makes of a pid
 
 Stage = Literal["starting", "waiting", "running", "idle", "interrupted", "ending"]
@@ -104,6 +105,8 @@ class Child:
     kills_before: int = 0
     cpu_before_us: int = 0
     cpu_us: int = 0
+    noted: int | None = None
+    """The exit code that it told by itself."""
 
     def adopt(self, pidfd: int) -> None:
         """Take over the process's descriptor."""
@@ -126,6 +129,15 @@ class Child:
             return time.clock_gettime_ns((~self.pid << 3) | _CPU_CLOCK) // 1000
         except OSError:
             return 0
+
+    def cpu_of_children_us(self) -> int:
+        """Processor time of the processes that it has waited for, in microseconds (in steps of 10 ms)."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            return 0
+        return (int(fields[13]) + int(fields[14])) * 1_000_000 // _TICKS_PER_S
 
     def short_of_memory(self) -> bool:
         """Whether a process of what ran was killed because the memory was used up."""
@@ -165,13 +177,13 @@ class Child:
         """Describe the end of the process.
 
         Args:
-            status: As `os.waitpid` gives it.
+            status: As `os.waitpid` gives it; without meaning if the child has told its exit code.
         """
         if self.ended_by in ("timeout", "output"):
             return self.outcome(self.ended_by, None, alive=False)
         if self.ended_by in ("caller", "protocol"):
             return self.outcome("killed", None, alive=False)
-        code = os.waitstatus_to_exitcode(status)
+        code = os.waitstatus_to_exitcode(status) if self.noted is None else self.noted
         code = code if code >= 0 else 128 - code
         named = classify(code)
         if named == "killed" and self.short_of_memory():
@@ -233,15 +245,23 @@ def classify(exit_code: int) -> str:
 class Group:
     """Control groups that one child at a time is put into."""
 
-    def __init__(self, procs: list[str], kills: str | None) -> None:
+    def __init__(self, procs: list[str], kills: str | None, tasks: str | None = None) -> None:
         """Name them.
 
         Args:
             procs: Their `cgroup.procs`.
             kills: The file that counts the kills for memory.
+            tasks: The file that counts the threads and processes.
         """
         self.procs = procs
         self._kills = kills
+        self._tasks = tasks
+
+    def tasks(self) -> int:
+        """How many threads and processes are in it, the dead that nobody has collected included."""
+        assert self._tasks is not None
+        with open(self._tasks, encoding="ascii") as file:
+            return int(file.read())
 
     def kills(self) -> int:
         """How often a process in it was killed because the memory was used up."""

@@ -15,7 +15,7 @@ _KEPT = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 4, 22, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 _SECCOMP_MODE_FILTER = 2
-_CAP_VERSION_3 = 0x20080522
+_CAP_HEADER = struct.pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, of this process
 _LAST_CAP = 63
 
 _HUGE_PAGE = 2 * 1024 * 1024
@@ -101,9 +101,9 @@ def drop_capabilities() -> None:
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     for capability in range(_LAST_CAP + 1):
         # EINVAL: the kernel knows fewer capabilities; EPERM: there is no CAP_SETPCAP, hence none to drop.
-        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-    header = ctypes.create_string_buffer(struct.pack("<Ii", _CAP_VERSION_3, 0))
-    _check(_libc.capset(header, ctypes.create_string_buffer(24)), "capset")
+        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+            break
+    _check(_libc.capset(_CAP_HEADER, bytes(24)), "capset")
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 

@@ -5,6 +5,7 @@ a `PacketError`, which ends that child and nobody else. Nothing here allocates b
 """
 
 import os
+import re
 import struct
 from typing import Literal, NamedTuple
 
@@ -163,6 +164,27 @@ def read_hardened(packet: bytes) -> str | None:
     if packet[:1] == b"!":
         return packet[1:].decode("utf-8", "replace")
     raise PacketError("a child announced itself with something that is no packet")
+
+
+NOTE = ".palestra-exit"
+"""A link that a program's process leaves in its folder at its end: it has no descriptor to send a packet by."""
+_NOTE = re.compile(r"0|[1-9][0-9]{0,2}")
+
+
+def note(exit_code: int) -> str:
+    """Tell the exit code of a program, before the process ends; what the link `NOTE` points to."""
+    return str(exit_code)
+
+
+def read_note(target: str) -> int:
+    """Read what the link `NOTE` points to: an exit code from 0 to 255.
+
+    Raises:
+        PacketError: It is none.
+    """
+    if _NOTE.fullmatch(target) is None or int(target) > 255:
+        raise PacketError("a child left something that is no exit code")
+    return int(target)
 
 
 def cell_done(number: int, status: CellStatus) -> bytes:

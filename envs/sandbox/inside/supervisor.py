@@ -1,8 +1,10 @@
 """Starts, feeds, limits and ends executions, by way of a zygote; one thread, one selector, no waiting.
 
-Invariants: what an execution left is dead before its outcome is told; every `done` is called exactly once;
-what comes from a child is never parsed beyond `packets`, and never trusted; a zygote that fails ends the
-supervisor, with an `InfrastructureError` for all that is under way.
+Invariants: before an outcome is told, nothing of the execution can run code any more: all is dead and collected,
+or (with `alone`) its only process has been killed; every `done` is called exactly once; a child's descriptors
+and control group are used again only when it is collected; what comes from a child is never parsed beyond
+`packets`, and never trusted; a zygote that fails ends the supervisor, with an `InfrastructureError` for all that
+is under way.
 """
 
 import errno
@@ -35,6 +37,9 @@ GRACE_S = 5.0
 INTERRUPT_GRACE_S = 0.3
 """Seconds that an interrupted cell has to come to its end with its state kept."""
 
+UNCOLLECTED = 4
+"""Children at a time that may be still dying when their outcome has been told: they hold their memory."""
+
 TOO_MANY_FILES = "this process has too many open files; have fewer sessions, or raise the limit (ulimit -n)"
 
 Opened = Callable[[Child | InfrastructureError], None]
@@ -52,6 +57,7 @@ class Supervisor:
         settle: Callable[[Child], None],
         gone: Callable[[], None] | None = None,
         ambient: Group | None = None,
+        alone: Callable[[Child], bool] | None = None,
     ) -> None:
         """Take over a zygote.
 
@@ -65,6 +71,9 @@ class Supervisor:
             gone: Given where code shares its processes with the zygote: called as soon as a child is gone, so
                 that the zygote can be brought to tell it. No spare waits while code runs, which could reach it.
             ambient: The group that children are in without `new_group`.
+            alone: Given where all that a child leaves ends with its first process: whether a child that was
+                killed has no other process. Then the end of a program that tells it by itself (`packets.NOTE`)
+                is passed on as soon as the child is killed, while the kernel takes it apart.
         """
         self.facts: str | None = None
         self.failure: str | None = None
@@ -74,6 +83,7 @@ class Supervisor:
         self._spares = spares
         self._gone = gone
         self._ambient = ambient
+        self._alone = alone
         self._new_group = new_group
         self._free_groups: list[Group] = []
         self._children: dict[int, Child] = {}
@@ -183,7 +193,7 @@ class Supervisor:
         elif self._ready:
             child = self._ready.popleft()
             opened(child)
-            if not self._ready:  # else the zygote has time until a child ends, and is free to collect it
+            if not self._ready:  # else that has time until a child ends, and does not slow down this one
                 self._refill()
         else:
             self._wanted.append(opened)
@@ -286,6 +296,26 @@ class Supervisor:
             self.selector.unregister(stream.descriptor)
         if child.flood() and child.stage in ("running", "interrupted"):
             self._kill(child, "output")
+        if child.stdout.ended and child.stderr.ended and child.stage == "running" and not child.session:
+            self._on_silence(child)
+
+    def _on_silence(self, child: Child) -> None:
+        """See whether a program that can print nothing more says that it has come to its end.
+
+        It may say so whenever it likes, and lie about its exit code, as it may by `os._exit`: it is killed first.
+        """
+        if self._alone is None:
+            return
+        try:
+            child.noted = packets.read_note(os.readlink(packets.NOTE, dir_fd=child.folder))
+        except (OSError, packets.PacketError):
+            return  # it goes on in silence, or is dead: then the zygote tells
+        child.cpu_us = child.cpu_now_us() + child.cpu_of_children_us()
+        self._kill(child, "itself")
+        dying = sum(other.stage == "ending" and other.done is None for other in self._children.values())
+        # Only after the kill nothing new can be forked. Without processor time it is collected, and told next.
+        if child.cpu_us > 0 and dying < UNCOLLECTED and self._alone(child):
+            child.finish(child.end(0))
 
     def _on_child(self, child: Child) -> None:
         try:

@@ -226,6 +226,110 @@ def test_limits_are_those_that_were_asked_for(processes: bool | None) -> None:
         assert "No space left" in full.stderr
 
 
+# How the end of a program is told.
+
+SILENT = "import os\nos.symlink('{}', '/tmp/.palestra-exit')\nos.closerange(0, 64)\n"
+"""What our own code does at the end of a program, and any program may do at any time."""
+
+
+@needs_sandbox
+@pytest.mark.parametrize(("code", "status"), [("0", "ok"), ("7", "error"), ("113", "memory"), ("137", "killed")])
+def test_a_program_that_forges_its_end_has_come_to_it(local: LocalSandbox, code: str, status: str) -> None:
+    forged = local.run(SILENT.format(code) + "while True: pass", timeout=60)
+    honest = local.run(f"import os; os._exit({code})")
+    assert (forged.status, forged.exit_code) == (honest.status, honest.exit_code) == (status, int(code))
+
+
+@needs_sandbox
+@pytest.mark.parametrize("note", ["256", "-1", "00", "0\n", "ok", "x" * 4000])
+def test_a_forged_end_that_is_none_is_not_heard(local: LocalSandbox, note: str) -> None:
+    result = local.run(SILENT.format("{}").replace("'{}'", repr(note)) + "os._exit(5)")
+    assert (result.status, result.exit_code) == ("error", 5)
+
+
+@needs_sandbox
+def test_a_note_without_silence_is_not_heard(local: LocalSandbox) -> None:
+    code = "import os, time\nos.symlink('7', '/tmp/.palestra-exit')\nos.close(1)\ntime.sleep(0.2)\nos.write(2, b'on')"
+    result = local.run(code + "\nos.unlink('/tmp/.palestra-exit')")
+    assert (result.status, result.exit_code, result.stderr) == ("ok", 0, "on")
+
+
+@needs_sandbox
+def test_an_end_without_room_for_the_note_is_told(local: LocalSandbox) -> None:
+    code = "try:\n for n in range(10**5): open(f'/tmp/{n}', 'w').close()\nexcept OSError: print('full')\n"
+    result = local.run(code + "raise SystemExit(3)", timeout=60)
+    assert (result.status, result.exit_code, result.stdout) == ("error", 3, "full\n")
+
+
+@needs_sandbox
+def test_a_thread_that_forges_the_end_ends_the_program(local: LocalSandbox) -> None:
+    code = f"import threading\ndef forge():\n exec({SILENT.format(4)!r})\n while True: pass\n"
+    result = local.run(code + "threading.Thread(target=forge).start()\nwhile True: pass", timeout=60)
+    assert (result.status, result.exit_code) == ("error", 4)
+    assert local.run("print(1)").stdout == "1\n"
+
+
+@needs_sandbox
+def test_what_a_program_has_forked_does_not_tell_its_end(local: LocalSandbox) -> None:
+    if not local.processes:
+        pytest.skip("new processes are refused here")
+    code = "import os, sys\nif os.fork() == 0: raise SystemExit(9)\nprint(os.wait()[1] >> 8)\nsys.exit(4)"
+    result = local.run(code)
+    assert (result.status, result.exit_code, result.stdout) == ("error", 4, "9\n")
+
+
+@needs_sandbox
+@pytest.mark.parametrize("fork_after", ["pass", "if os.fork(): time.sleep(60)"])
+def test_no_process_of_a_program_is_left_when_its_end_is_told(local: LocalSandbox, fork_after: str) -> None:
+    if not local.processes:
+        pytest.skip("new processes are refused here")
+    name = f"left{os.getpid()}"
+    code = (
+        f"import ctypes, os, time\nctypes.CDLL(None).prctl(15, b'{name}')\n"
+        "for _ in range(3):\n"
+        " if os.fork() == 0:\n"
+        "  os.closerange(0, 64)\n"
+        "  time.sleep(60)\n"
+        "ctypes.CDLL(None).prctl(15, b'first')\n" + SILENT.format(0) + fork_after
+    )
+    for _ in range(5):
+        assert local.run(code, timeout=60).status == "ok"
+        assert name not in names()
+
+
+def names() -> list[str]:
+    """The names of all processes, but for the dead."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = path.read_text(encoding="utf-8", errors="replace").partition(" (")[2].rpartition(") ")
+            if rest[0] not in "ZX":
+                found.append(name)
+    return found
+
+
+@needs_sandbox
+def test_the_time_of_processes_that_a_program_waited_for_is_counted(local: LocalSandbox) -> None:
+    if not local.processes:
+        pytest.skip("new processes are refused here")
+    code = "import os, time\nif os.fork() == 0:\n while time.process_time() < 0.2: pass\n os._exit(0)\nos.wait()"
+    assert local.run(code, timeout=60).cpu_s > 0.15
+
+
+@needs_sandbox
+def test_programs_that_are_told_early_leave_nothing(
+    local: LocalSandbox, descendants: Callable[[], set[int]], wait_until: Callable[..., None]
+) -> None:
+    before = -1
+    while before != (before := len(descendants())):
+        time.sleep(0.05)  # spares are still being made
+    opened = len(os.listdir("/proc/self/fd"))
+    for result in local.run_many(["x = bytearray(b'x') * (20 << 20); print(1)"] * 40, timeout=60):
+        assert result.stdout == "1\n"
+    wait_until(lambda: len(descendants()) <= before)
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= opened)
+
+
 # Many at once.
 
 

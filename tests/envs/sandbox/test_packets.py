@@ -30,6 +30,7 @@ def test_what_is_written_is_read(number: int, status: int, cpu: int, text: str, 
     assert packets.read_hardened(packets.HARDENED) is None
     assert packets.read_hardened(packets.unprepared(text)) == said
     assert packets.read_cell_done(packets.cell_done(number, "memory"), number) == "memory"
+    assert packets.read_note(packets.note(number % 256)) == number % 256
 
 
 @given(st.binary(max_size=40))
@@ -54,6 +55,19 @@ def test_the_end_of_a_cell_is_told_by_its_own_packet_only(data: bytes, number: i
     if data not in honest:
         with pytest.raises(PacketError):
             packets.read_cell_done(data, number)
+
+
+@given(st.text(max_size=6) | st.integers(-300, 2000).map(str) | st.text("0123456789\u0661\uff11 +-_.\n", max_size=4))
+@example("256")
+@example("00")
+@example("1\n")
+@example("\udcff")
+def test_a_note_is_an_exit_code_and_nothing_else(target: str) -> None:
+    if target in {str(code) for code in range(256)}:
+        assert packets.note(packets.read_note(target)) == target
+        return
+    with pytest.raises(PacketError):
+        packets.read_note(target)
 
 
 @given(NUMBERS, NUMBERS)

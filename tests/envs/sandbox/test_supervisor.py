@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,7 +56,8 @@ class Play:
         ours, self.zygote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = ours
         self.zygote.setblocking(False)
-        self.supervisor = Supervisor(ours, spares=dice.randrange(3), new_group=None, settle=self.settle)
+        alone = dice.choice((None, lambda child: True, lambda child: dice.random() < 0.5))
+        self.supervisor = Supervisor(ours, spares=dice.randrange(3), new_group=None, settle=self.settle, alone=alone)
         self.folder = tempfile.TemporaryDirectory()
         self.forks: list[tuple[int, list[int]]] = []
         self.told: dict[int, list[object]] = {}
@@ -204,6 +206,28 @@ class Play:
             except OSError:
                 pass  # full, or nobody reads
 
+    def child_notes(self) -> None:
+        note = Path(self.folder.name, packets.NOTE)
+        note.unlink(missing_ok=True)
+        note.symlink_to(self.dice.choice(("0", "0", "7", "255", "256", "-1", "x" * 4000)))
+
+    def child_falls_silent(self, *, last: bool = False) -> None:
+        if self.forks:
+            _, (_, *streams) = self.forks[-1] if last else self.dice.choice(self.forks)
+            null = os.open(os.devnull, os.O_WRONLY)
+            for descriptor in streams:
+                os.dup2(null, descriptor)
+            os.close(null)
+
+    def run_to_a_told_end(self) -> None:
+        self.run()
+        self.step()
+        self.hardened()
+        for _ in range(3):
+            self.step()
+        self.child_notes()
+        self.child_falls_silent(last=True)
+
     def child_closes(self) -> None:
         if self.forks:
             _, (sock, *_) = self.dice.choice(self.forks)
@@ -227,6 +251,7 @@ class Play:
 
 
 LIKELY = ["run", "open", "cell", "forked", "hardened", "hardened", "exited", "cell_done", "child_writes", "wait"]
+LIKELY += ["child_notes", "child_falls_silent", "run_to_a_told_end"]
 UNLIKELY = ["close", "cancel", "lie", "child_lies", "child_closes", "hang_up", "ready"]
 
 
@@ -294,6 +319,137 @@ def test_the_end_of_a_program_is_named_by_its_exit_status(
     (outcome,) = play.told[0]
     assert isinstance(outcome, Outcome)
     assert (outcome.status, outcome.exit_code, outcome.cpu_s) == (named, code, 0.0015)
+    play.end()
+
+
+def noting(dead: int, monkeypatch: pytest.MonkeyPatch, *, alone: bool = True) -> tuple[Play, list[object], Clock]:
+    """A play in which a program has started that will fall silent; and what happens to it, in order."""
+    clock = Clock(monkeypatch)
+    play = honest(dead, clock)
+    play.settle = lambda child: None  # type: ignore[method-assign]
+    events: list[object] = []
+    play.supervisor._alone = lambda child: events.append("alone?") or alone  # type: ignore[func-returns-value]
+    monkeypatch.setattr(Child, "signal", lambda child, number: events.append(number))
+    play.told[0] = events
+    start(play, events.append)
+    events.clear()
+    return play, events, clock
+
+
+def start(play: Play, done: Any) -> None:
+    """Run a program without files for 5 s at most."""
+    play.supervisor.run(*(os.open(os.devnull, os.O_RDONLY) for _ in range(2)), {}, 5.0, done)
+
+
+def end(play: Play, events: list[object]) -> None:
+    """End a play in which `events` is more than what a caller was told."""
+    told = [event for event in events if isinstance(event, Outcome | InfrastructureError)]
+    play.told[0] = told
+    play.end()
+
+
+def test_a_program_that_tells_its_end_is_killed_before_that_is_passed_on(
+    dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play, events, _ = noting(dead, monkeypatch)
+    play.child_writes()
+    Path(play.folder.name, packets.NOTE).symlink_to("3")
+    play.child_falls_silent(last=True)
+    for _ in range(3):
+        play.step()
+    *before, outcome = events
+    assert before == [signal.SIGKILL, "alone?"]
+    assert isinstance(outcome, Outcome)
+    assert (outcome.status, outcome.exit_code, outcome.alive) == ("error", 3, False)
+    assert 1 in play.supervisor._children, "its descriptors and its group are kept until it is collected"
+    play.tell(packets.exited(1, signal.SIGKILL, 10))
+    play.step()
+    assert 1 not in play.supervisor._children
+    assert events[-1] is outcome
+    end(play, events)
+
+
+def test_the_end_of_a_program_with_other_processes_is_told_when_they_are_dead(
+    dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play, events, _ = noting(dead, monkeypatch, alone=False)
+    Path(play.folder.name, packets.NOTE).symlink_to("3")
+    play.child_falls_silent(last=True)
+    for _ in range(3):
+        play.step()
+    assert events == [signal.SIGKILL, "alone?"]
+    play.tell(packets.exited(1, signal.SIGKILL, 1500))
+    play.step()
+    outcome = events[-1]
+    assert isinstance(outcome, Outcome)
+    assert (outcome.status, outcome.exit_code, outcome.cpu_s) == ("error", 3, 0.0015)
+    end(play, events)
+
+
+def test_a_program_that_only_falls_silent_goes_on(dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    play, events, clock = noting(dead, monkeypatch)
+    Path(play.folder.name, packets.NOTE).symlink_to("0 ")
+    play.child_falls_silent(last=True)
+    for _ in range(3):
+        play.step()
+    assert events == []
+    clock.now += 6
+    play.step()
+    assert events == [signal.SIGKILL]
+    play.tell(packets.exited(1, signal.SIGKILL, 0))
+    play.step()
+    outcome = events[-1]
+    assert isinstance(outcome, Outcome)
+    assert outcome.status == "timeout"
+    end(play, events)
+
+
+def test_a_note_changes_nothing_once_time_is_up(dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    play, events, clock = noting(dead, monkeypatch)
+    clock.now += 6
+    play.step()
+    Path(play.folder.name, packets.NOTE).symlink_to("0")
+    play.child_falls_silent(last=True)
+    for _ in range(3):
+        play.step()
+    play.tell(packets.exited(1, signal.SIGKILL, 0))
+    play.step()
+    outcome = events[-1]
+    assert isinstance(outcome, Outcome)
+    assert (outcome.status, outcome.exit_code) == ("timeout", None)
+    end(play, events)
+
+
+def test_a_program_that_is_told_and_never_collected_ends_the_worker(
+    dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play, events, clock = noting(dead, monkeypatch)
+    Path(play.folder.name, packets.NOTE).symlink_to("0")
+    play.child_falls_silent(last=True)
+    for _ in range(3):
+        play.step()
+    assert isinstance(events[-1], Outcome)
+    clock.now += supervisor.GRACE_S + 1
+    play.step()
+    assert play.supervisor.failure == "a child could not be ended in time"
+    end(play, events)
+
+
+def test_only_a_few_of_the_told_are_not_collected(dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    play = honest(dead, clock)
+    play.settle = lambda child: None  # type: ignore[method-assign]
+    play.supervisor._alone = lambda child: True
+    Path(play.folder.name, packets.NOTE).symlink_to("0")
+    for _ in range(supervisor.UNCOLLECTED + 1):
+        start(play, play.done())
+        play.child_falls_silent(last=True)
+        for _ in range(3):
+            play.step()
+        play.hardened()
+        for _ in range(3):
+            play.step()
+    assert [len(told) for told in play.told.values()] == [1] * supervisor.UNCOLLECTED + [0]
     play.end()
 
 
