@@ -37,6 +37,11 @@ class Episode:
     """Turns (token ids) that are played before the model takes over; their log-probabilities are recorded as 0."""
 
 
+def turn_seed(episode_seed: int, turn: int) -> int:
+    """Return the 64-bit seed with which a turn of an episode is sampled, counted from 0."""
+    return (episode_seed + turn * 0x9E3779B97F4A7C15) & _MASK64
+
+
 @dataclass(slots=True)
 class RolloutClock:
     """Where the wall time of rollouts went."""
@@ -216,7 +221,7 @@ class _Loop:
     def _ask(self, key: int) -> None:
         """Have the next turn of an episode sampled."""
         r = self._running[key]
-        seed = (r.episode.seed + len(r.trajectory.turns) * 0x9E3779B97F4A7C15) & _MASK64
+        seed = turn_seed(r.episode.seed, len(r.trajectory.turns))
         if r.held:
             self._stream.extend(key, r.new, seed)
         else:

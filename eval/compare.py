@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from palestra.envs.errors import UsageError
 from palestra.eval.comparison import Comparison, Curve, Difference, RunCurve, RunInfo, VariantComparison
-from palestra.eval.loading import LoadedRun, load_runs, samples_to_compare
+from palestra.eval.controls import hold_against
+from palestra.eval.loading import LoadedRun, load_control, load_runs, samples_to_compare
 from palestra.eval.records import first_difference
 from palestra.eval.stats.intervals import ProblemBootstrap
 from palestra.eval.stats.passk import FloatArray, IntArray, k_grid, pass_at_k_curve
@@ -45,6 +47,8 @@ def compare_runs(
     resamples: int = 2000,
     alpha: float = 0.05,
     seed: int = 0,
+    controls: Sequence[str | Path] = (),
+    chance: str | Path | None = None,
 ) -> Comparison:
     """Compare runs, the first being the reference, and judge what training did to each of the others.
 
@@ -57,6 +61,8 @@ def compare_runs(
         resamples: Bootstrap resamples.
         alpha: One minus the coverage.
         seed: Seed of the bootstrap.
+        controls: Runs of the base sampled in another way (power sampling, a low temperature), on the same problems.
+        chance: Run of the policy `random` on the same problems: its success rates are the chance rates.
 
     Raises:
         UsageError: A folder is no run, two runs share a label, or the runs cannot be compared; the message
@@ -65,16 +71,18 @@ def compare_runs(
     """
     loaded = load_runs(runs, variants)
     n = samples_to_compare(loaded, samples)
+    others = [load_control(control, loaded[0]) for control in controls]
+    for control in others:
+        _check_control(loaded[0], control)
+    guesser = None if chance is None else load_control(chance, loaded[0])
+    rule = VerdictRule(alpha=alpha, resamples=resamples, seed=seed)
     names = sorted(loaded[0].outcomes, key=lambda name: (name != "test", name))
     return Comparison(
         env=loaded[0].env,
         sampling=loaded[0].info.manifest["sampling"],
         n=n,
         runs=tuple(run.info for run in loaded),
-        variants=tuple(
-            _compare_variant(name, loaded, n, VerdictRule(alpha=alpha, resamples=resamples, seed=seed))
-            for name in names
-        ),
+        variants=tuple(_compare_variant(name, loaded, n, rule, others, guesser) for name in names),
         alpha=alpha,
         resamples=resamples,
         seed=seed,
@@ -82,7 +90,14 @@ def compare_runs(
     )
 
 
-def _compare_variant(name: str, runs: Sequence[LoadedRun], n: int, rule: VerdictRule) -> VariantComparison:
+def _compare_variant(
+    name: str,
+    runs: Sequence[LoadedRun],
+    n: int,
+    rule: VerdictRule,
+    controls: Sequence[LoadedRun],
+    guesser: LoadedRun | None,
+) -> VariantComparison:
     problems = tuple(sorted(runs[0].keys[name]))
     bootstrap = ProblemBootstrap(len(problems), resamples=rule.resamples, alpha=rule.alpha, seed=rule.seed)
     ks = np.arange(1, n + 1) if n <= EVERY_K else k_grid(n)
@@ -90,6 +105,12 @@ def _compare_variant(name: str, runs: Sequence[LoadedRun], n: int, rule: Verdict
     curves: list[FloatArray] = [pass_at_k_curve(n, c)[:, ks - 1] for c in successes]
     labels = [run.info.label for run in runs]
     last = len(runs) - 1
+    chance = None if guesser is None else _rates(guesser, name, problems)
+    verdicts = tuple(
+        RunVerdict(name, run.info.label, labels[0], problems, verdict(evidence, rule))
+        for run, evidence in zip(runs[1:], _evidence(name, problems, runs, successes, n, chance), strict=True)
+        if n > 1
+    )
     pairs = [(i, 0) for i in range(1, len(runs))] + [(last, j) for j in range(1, last)]
     return VariantComparison(
         name=name,
@@ -109,16 +130,39 @@ def _compare_variant(name: str, runs: Sequence[LoadedRun], n: int, rule: Verdict
             )
             for i, j in pairs
         ),
-        verdicts=tuple(
-            RunVerdict(name, run.info.label, labels[0], problems, verdict(evidence, rule))
-            for run, evidence in zip(runs[1:], _evidence(name, problems, runs, successes, n), strict=True)
-            if n > 1
+        verdicts=verdicts,
+        controls=tuple(
+            hold_against(bootstrap, control, runs[0], found, c, n, successes[0])
+            for found, c in zip(verdicts, successes[1:], strict=False)  # no verdicts with one sample
+            for control in controls
         ),
+        chance=chance,
     )
 
 
+def _rates(guesser: LoadedRun, variant: str, problems: Sequence[int]) -> FloatArray:
+    n = guesser.samples_per_problem()
+    return guesser.successes(variant, problems, n) / n
+
+
+def _check_control(base: LoadedRun, control: LoadedRun) -> None:
+    ours, theirs = (run.info.manifest.get("model") for run in (base, control))
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        ours, theirs = (model.get("weights", model.get("name")) for model in (ours, theirs))
+    if ours != theirs:
+        raise UsageError(
+            f"the control {control.info.label} is of another model than {base.info.label} ({theirs} and {ours}): a "
+            "control is the base itself, sampled in another way."
+        )
+
+
 def _evidence(
-    variant: str, problems: Sequence[int], runs: Sequence[LoadedRun], successes: Sequence[IntArray], n: int
+    variant: str,
+    problems: Sequence[int],
+    runs: Sequence[LoadedRun],
+    successes: Sequence[IntArray],
+    n: int,
+    chance: FloatArray | None,
 ) -> list[Evidence]:
     """Gather what was measured of every run but the first against the first."""
     fresh = [run.later(variant, problems, n) for run in runs]
@@ -130,6 +174,7 @@ def _evidence(
             successes[i],
             fresh_base=fresh[0],
             fresh_trained=fresh[i],
+            chance=chance,
             # The seed of a sample depends on the run's seed and on what the sample is, not on the model.
             same_seeds=seeds[0] == seeds[i],
         )

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from palestra.eval.control_results import ControlResult
+from palestra.eval.stats.chance import chance_curve
 from palestra.eval.stats.intervals import CurveIntervals, Interval
-from palestra.eval.stats.passk import IntArray
+from palestra.eval.stats.passk import FloatArray, IntArray
 from palestra.eval.verdicts import RunVerdict
 
 Distribution = Literal["in-distribution", "out-of-distribution", "training problems"]
@@ -96,6 +98,10 @@ class VariantComparison:
     """Each run minus the first, then the last run minus each one between."""
     verdicts: tuple[RunVerdict, ...]
     """Of each run against the first; none where every problem has 1 sample."""
+    controls: tuple[ControlResult, ...] = ()
+    """What the base reaches otherwise, for each run but the first and each control."""
+    chance: FloatArray | None = None
+    """Chance rate of each problem, shape (m,); None if it was not measured."""
 
     @property
     def distribution(self) -> Distribution:
@@ -148,6 +154,11 @@ class Comparison:
     def verdicts(self) -> tuple[RunVerdict, ...]:
         """The verdicts of all variants."""
         return tuple(found for variant in self.variants for found in variant.verdicts)
+
+    @property
+    def controls(self) -> tuple[ControlResult, ...]:
+        """What the base reaches otherwise, on all variants."""
+        return tuple(found for variant in self.variants for found in variant.controls)
 
     @property
     def verdict_note(self) -> str:
@@ -206,6 +217,10 @@ class Comparison:
                 for d in variant.differences
             ],
             "verdicts": [found.to_json() for found in variant.verdicts],
+            "controls": [found.to_json() for found in variant.controls],
+            "chance": None
+            if variant.chance is None
+            else [{"k": k, "pass": round(float(chance_curve(variant.chance, [k])[0]), 6)} for k in self.ks],
         }
 
     def _curve_json(self, curve: Curve) -> dict[str, Any]:

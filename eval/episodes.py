@@ -117,26 +117,34 @@ def _local_episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[Pl
     from palestra.agents.codec import ChatCodec
     from palestra.agents.engine import SamplingParams
     from palestra.agents.models import load_model
-    from palestra.agents.rollout import rollout
+    from palestra.agents.rollout import rollout, turn_seed
     from palestra.agents.transformers_engine import TransformersEngine
+    from palestra.eval.power import PowerEngine, PowerSettings
 
     loaded = load_model(settings.model)
     codec = ChatCodec(loaded.tokenizer)
-    engine = TransformersEngine(loaded.model, codec.stop_ids, codec.pad_id)
+    plain = TransformersEngine(loaded.model, codec.stop_ids, codec.pad_id)
+    power = None
+    if settings.power_alpha is not None:
+        how = PowerSettings(alpha=settings.power_alpha, block=settings.power_block, moves=settings.power_moves)
+        power = PowerEngine(plain, how)
     params = SamplingParams(settings.max_tokens, settings.temperature, settings.top_p)
     for variant in settings.variant:
         keys = {Episode(p, _seed(settings, (v, p, s))): (v, p, s) for v, p, s in todo if v == variant}
         for episode, trajectory in rollout(
             lambda variant=variant: make(settings.env, variant, syntax=codec.syntax),  # type: ignore[misc]
             list(keys),
-            engine,
+            power or plain,
             codec,
             params,
             concurrency=settings.concurrency,
             max_length=loaded.max_length,
         ):
             read = len(trajectory.prompt_ids) + len(trajectory.mask) - trajectory.sampled
-            yield Played(keys[episode], trajectory, read, trajectory.sampled, sum(trajectory.logprobs))
+            drawn = None
+            if power is not None:
+                drawn = sum(power.drawn.pop(turn_seed(episode.seed, i)) for i in range(len(trajectory.turns)))
+            yield Played(keys[episode], trajectory, read, trajectory.sampled, sum(trajectory.logprobs), drawn)
 
 
 def _served_episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[Played]:

@@ -66,6 +66,22 @@ def load_runs(runs: Sequence[str | Path], variants: Sequence[str] | None) -> lis
     return loaded
 
 
+def load_control(run: str | Path, base: LoadedRun) -> LoadedRun:
+    """Load a run of the base sampled in another way, or of a guesser, on the base's problems.
+
+    Args:
+        run: Run directory, as for `load_runs`.
+        base: The run it stands beside; it may have been sampled with other settings.
+
+    Raises:
+        UsageError: It is no run, or of another environment or other problems.
+        PalestraError: As for `load_runs`.
+    """
+    control = _load(*_label_and_path(run), list(base.keys))
+    _check_same_problems(base, control)
+    return control
+
+
 def _unbroken(samples: dict[int, float]) -> int:
     # A killed run has gaps where slow episodes were in flight; counting past them would favour fast ones.
     count = 0
@@ -118,21 +134,26 @@ def _check_comparable(runs: Sequence[LoadedRun]) -> None:
     base = runs[0]
     for run in runs[1:]:
         ours, theirs = base.info.label, run.info.label
-        if run.env != base.env:
-            raise UsageError(f"{ours} is a run of {base.env} and {theirs} of {run.env}; compare one environment.")
         settings = base.info.manifest["sampling"], run.info.manifest["sampling"]
         if found := first_difference(*settings, "sampling"):
             raise UsageError(
                 f"{found[0]} is {found[1]} in {ours} and {found[2]} in {theirs}; evaluate both with the same settings."
             )
-        if run.keys.keys() != base.keys.keys():
-            odd = ", ".join(sorted(run.keys.keys() ^ base.keys.keys()))
-            raise UsageError(
-                f"{ours} and {theirs} were not evaluated on the same variants ({odd} is in one only); "
-                "evaluate both on them, or name the variants to compare."
-            )
-        for variant, keys in base.keys.items():
-            _check_problems(variant, (ours, keys), (theirs, run.keys[variant]))
+        _check_same_problems(base, run)
+
+
+def _check_same_problems(base: LoadedRun, run: LoadedRun) -> None:
+    ours, theirs = base.info.label, run.info.label
+    if run.env != base.env:
+        raise UsageError(f"{ours} is a run of {base.env} and {theirs} of {run.env}; compare one environment.")
+    if run.keys.keys() != base.keys.keys():
+        odd = ", ".join(sorted(run.keys.keys() ^ base.keys.keys()))
+        raise UsageError(
+            f"{ours} and {theirs} were not evaluated on the same variants ({odd} is in one only); "
+            "evaluate both on them, or name the variants to compare."
+        )
+    for variant, keys in base.keys.items():
+        _check_problems(variant, (ours, keys), (theirs, run.keys[variant]))
 
 
 def _check_problems(variant: str, first: tuple[str, dict[int, str]], second: tuple[str, dict[int, str]]) -> None:

@@ -1,6 +1,7 @@
 """Sampling runs: many episodes per problem, resumable, every seed a function of what it is for."""
 
 from collections import Counter
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,22 @@ from palestra.envs.registry import make, spec
 from palestra.envs.sandbox import DEFAULT_SANDBOX
 from palestra.envs.sandbox.shared import enforced, use_sandbox
 from palestra.eval.episodes import POLICIES, episodes, model_identity, record, sample_seed
+from palestra.eval.records import SampleId
 from palestra.eval.settings import PROBLEMS, EvalSettings
 from palestra.eval.store import RunStore
 
 __all__ = ["POLICIES", "evaluate", "sample_seed"]
 
 
-def evaluate(settings: EvalSettings) -> RunStore:
+def evaluate(settings: EvalSettings, *, only: Collection[SampleId] | None = None) -> RunStore:
     """Sample until every problem of every variant has `settings.samples` finished episodes.
 
     Episodes that the run already holds are not sampled again; a larger number of samples or problems extends
     the run, and leaves what is there as it is.
+
+    Args:
+        settings: What to sample, and how.
+        only: Draw these samples beside what is there, instead of those that the settings' numbers mean.
 
     Returns:
         The closed store of the run.
@@ -32,25 +38,19 @@ def evaluate(settings: EvalSettings) -> RunStore:
     """
     use_sandbox(settings.sandbox)
     spec(settings.env)
-    count, any_number = settings.problems or PROBLEMS, settings.problems is None
-    problems = {v: make(settings.env, v).distinct_indices(count, or_all=any_number) for v in settings.variant}
-    wanted = {
-        (v, problem, sample)
-        for v in problems
-        for problem in problems[v]
-        for sample in range(settings.samples)
-        if settings.in_shard(sample)
-    }
+    wanted = _wanted(settings) if only is None else set(only)
     fixed = {
         "env": settings.env,
         "model": model_identity(settings),
         "seed": settings.seed,
         "sandbox": settings.sandbox,
-        "sampling": settings.model_dump(include={"temperature", "top_p", "max_tokens"}),
+        "sampling": settings.sampling,
         **({} if settings.shard is None else {"shard": settings.shard}),
     }
     with _open(settings.out, fixed) as store:
-        store.update_manifest(problems=count, samples=settings.samples, palestra=version("palestra"))
+        if only is None:
+            count = settings.problems or PROBLEMS
+            store.update_manifest(problems=count, samples=settings.samples, palestra=version("palestra"))
         done = store.done()
         todo = sorted(wanted - done)
         with ProgressReport(f"eval {settings.out.name}", "episodes", len(wanted), len(wanted & done)) as progress:
@@ -71,6 +71,18 @@ def evaluate(settings: EvalSettings) -> RunStore:
             )
         store.finish()
     return store
+
+
+def _wanted(settings: EvalSettings) -> set[SampleId]:
+    count, or_all = settings.problems or PROBLEMS, settings.problems is None
+    problems = {v: make(settings.env, v).distinct_indices(count, or_all=or_all) for v in settings.variant}
+    return {
+        (variant, problem, sample)
+        for variant, indices in problems.items()
+        for problem in indices
+        for sample in range(settings.samples)
+        if settings.in_shard(sample)
+    }
 
 
 def _open(out: Path, fixed: dict[str, Any]) -> RunStore:

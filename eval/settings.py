@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import (
     BaseModel,
@@ -56,6 +56,11 @@ class EvalSettings(BaseModel):
     base_url: str | None = Field(
         None, description="address of the server of an `openai:` model [default: OPENAI_BASE_URL]"
     )
+    power_alpha: float | None = Field(
+        None, gt=0, description="draw turns from the model's probability to this power (arXiv 2510.14901); 4 is usual"
+    )
+    power_block: PositiveInt = Field(16, description="power sampling: tokens by which its limit grows")
+    power_moves: PositiveInt = Field(10, description="power sampling: moves at each limit")
     shard: str | None = Field(
         None, description="I/N draws the I-th of N parts of the samples (0 to N-1); `palestra merge` joins them"
     )
@@ -73,7 +78,17 @@ class EvalSettings(BaseModel):
     def _served(self) -> Self:
         if self.base_url is not None and not self.served:
             raise ValueError(f"base_url is for models named {SERVED}NAME")
+        if self.power_alpha is not None and (self.served or self.temperature != 1.0 or self.top_p != 1.0):
+            raise ValueError("power sampling takes a model in this process at temperature 1 and top_p 1")
         return self
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What is recorded of how turns are drawn; runs are compared if it agrees."""
+        settings = self.model_dump(include={"temperature", "top_p", "max_tokens"})
+        if self.power_alpha is not None:
+            settings["power"] = {"alpha": self.power_alpha, "block": self.power_block, "moves": self.power_moves}
+        return settings
 
     @property
     def served(self) -> bool:

@@ -69,6 +69,7 @@ def _verdict_lines(comparison: Comparison) -> list[Text]:
         details = [*found.why, *(f"to decide {need}" for need in found.verdict.needs)]
         lines += [Text(f"  - {detail}") for detail in details]
         budgets.setdefault(found.verdict.budget, []).append(found.variant)
+    lines += [Text(f"{held.variant}: {held}") for held in comparison.controls]
     for budget, variants in budgets.items():
         lines += [Text(f"{', '.join(dict.fromkeys(variants))}: {budget}"), Text()]
     return lines

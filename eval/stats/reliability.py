@@ -3,7 +3,7 @@
 All are exact functions of counts: nothing is drawn at random.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -122,6 +122,33 @@ def _no_other_ahead(others: IntArray, t: int, drawn: int, mass: Callable[[int], 
             grown[:, s:] += chances[s] * (y if s == t else 1.0) * total[:, : drawn + 1 - s]
         total = grown
     return float(weights @ total[:, drawn]) / 2
+
+
+def best_of_k(scores: Sequence[float], outcomes: Sequence[float], k: int) -> float:
+    """Estimate best-of-k without bias: the chance that the highest-scored of k samples is a success.
+
+    The k are drawn without replacement from the n at hand: the one of rank r (from 1) is the highest with chance
+    C(n-r, k-1) / C(n, k). Samples of equal score share the credit.
+
+    Args:
+        scores: Of each sample, e.g. its log-probability, shape (n,).
+        outcomes: 1 success, 0 failure, shape (n,).
+        k: Samples to choose from, 1 <= k <= n.
+
+    Raises:
+        ValueError: The shapes differ, or k lies outside [1, n].
+    """
+    score, outcome = np.asarray(scores, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
+    n = len(score)
+    if score.shape != outcome.shape or score.ndim != 1 or not 1 <= k <= n:
+        raise ValueError(f"scores and outcomes must be as many, and k lie in [1, {n}], not {k}.")
+    # P(all k are of rank > r) = C(n-r, k) / C(n, k) is pass@k's q with r "successes" above.
+    q = 1.0 - np.asarray(pass_at_k(n, np.arange(n + 1), k))
+    first = q[:-1] - q[1:]
+    _, group = np.unique(-score, return_inverse=True)
+    order = np.argsort(-score, kind="stable")
+    shares = np.bincount(group, outcome) / np.bincount(group)
+    return float(np.clip(first @ shares[group[order]], 0.0, 1.0))
 
 
 def cover_at_tau(n: int | Counts, c: Counts, tau: float, alpha: float = 0.05) -> FloatArray:

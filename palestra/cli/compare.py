@@ -28,6 +28,21 @@ def compare(
             "solve and another cannot. [default: as many as every run has]"
         ),
     ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[LABEL=]FOLDER",
+            help="Run of the base sampled in another way (`palestra eval --power-alpha 4`, or a low --temperature): "
+            "how much of a gain it reaches without training. Repeatable.",
+        ),
+    ] = None,
+    chance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Run of `--model random` on the same problems: no claim is made where guessing wins.",
+        ),
+    ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,7 +67,9 @@ def compare(
     from palestra.eval.verdicts import Requirement
 
     required = [Requirement.parse(text) for text in require or ()]
-    comparison = compare_runs(runs, variants=variant, samples=samples, resamples=resamples)
+    comparison = compare_runs(
+        runs, variants=variant, samples=samples, resamples=resamples, controls=control or (), chance=chance
+    )
     if as_json:
         typer.echo(json.dumps(comparison.to_json()))
     else:

@@ -1,4 +1,4 @@
-"""Verbs that make runs without sampling: `palestra score`, `palestra merge` and `palestra import`."""
+"""Verbs that make runs of what is there: `palestra score`, `merge` and `import`; and `confirm`, which extends two."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +11,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("score")(score)
     app.command("merge")(merge)
     app.command("import")(import_)
+    app.command("confirm")(confirm)
 
 
 def score(
@@ -80,3 +81,30 @@ def import_(
     found = import_scores(files, out, name=name, model=model, sampling=sampling, variant=variant)
     typer.echo(f"{out}: {found.samples} samples of {found.problems} problems, at least {found.fewest} of each")
     typer.echo(f"next: palestra compare {out}")
+
+
+def confirm(
+    base: Annotated[Path, typer.Argument(help="Run of the base.")],
+    trained: Annotated[Path, typer.Argument(help="Run of the trained model, on the same problems.")],
+    samples: Annotated[
+        int | None, typer.Option(help="As for `palestra compare`: choose the problems by the first so many samples.")
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="Address of the server of `openai:` models.")] = None,
+) -> None:
+    """Draw the fresh samples that a discovery or a loss needs, of the problems it may be found in alone.
+
+    A problem that one model solves and the other did not is a candidate. `palestra compare` counts it once enough
+    fresh samples of the other model fail, too: this draws as many as one candidate needs if all of them fail.
+
+    Example: `palestra confirm runs/base-eval runs/rl-eval && palestra compare runs/base-eval runs/rl-eval`
+    """
+    from palestra.eval.confirming import confirm as draw
+
+    for found in draw(base, trained, samples=samples, base_url=base_url):
+        if found.candidates:
+            typer.echo(
+                f"{found.run} {found.variant}: {found.samples} fresh samples of each of {found.candidates} candidates"
+            )
+        else:
+            typer.echo(f"{found.run} {found.variant}: no candidate")
+    typer.echo(f"next: palestra compare {base} {trained}" + (f" --samples {samples}" if samples else ""))

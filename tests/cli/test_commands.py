@@ -57,6 +57,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "eval",
         "score",
         "merge",
+        "confirm",
         "import",
         "compare",
         "plan",

@@ -13,7 +13,7 @@ from palestra.envs.sandbox.shared import default_sandbox, shared_sandbox, use_sa
 from palestra.eval import episodes
 from palestra.eval.run import evaluate
 from palestra.eval.settings import EvalSettings
-from palestra.eval.store import read_manifest
+from palestra.eval.store import read_manifest, read_samples
 
 
 def settings(out: Path, **changes: object) -> EvalSettings:
@@ -65,3 +65,28 @@ def test_a_run_from_before_there_was_a_choice_was_local(tmp_path: Path) -> None:
         evaluate(settings(tmp_path, sandbox="docker"))
     evaluate(settings(tmp_path, samples=2))
     assert read_manifest(tmp_path)["sandbox"] == "local"
+
+
+@pytest.mark.e2e
+def test_power_sampling_is_a_run_of_its_own_with_its_cost(tmp_path: Path, organism: Path) -> None:
+    """Its samples do not depend on how many are in flight, and it is not mixed with plain ones."""
+    wanted = {
+        "model": str(organism),
+        "env": "palestra/StringCompose-v0",
+        "problems": 3,
+        "samples": 4,
+        "max_tokens": 20,
+    }
+    power = {"power_alpha": 4.0, "power_block": 8, "power_moves": 3}
+    runs = [
+        evaluate(EvalSettings.model_validate({**wanted, **power, "out": tmp_path / str(c), "concurrency": c})).path
+        for c in (3, 12)
+    ]
+    samples = [{s.id: s for s in read_samples(run)} for run in runs]
+    assert read_manifest(runs[0])["sampling"]["power"] == {"alpha": 4.0, "block": 8, "moves": 3}
+    for key, sample in samples[0].items():
+        assert sample.answer == samples[1][key].answer
+        assert sample.tokens_drawn == samples[1][key].tokens_drawn
+        assert sample.tokens_drawn > sample.tokens_out
+    with pytest.raises(UsageError, match="sampling.power"):
+        evaluate(EvalSettings.model_validate({**wanted, "out": runs[0]}))
