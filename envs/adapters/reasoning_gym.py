@@ -11,7 +11,7 @@ Flags: `guessable` (the answer to another item, or a constant, is right in more 
 than 90% of up to 2,000 draws differ: fewer than about 10,000 tasks), `slow` (more than 50 ms of CPU per item),
 `slow-scoring` (more than 50 ms per answer), `repaired` (the grader is ours), `wordings` (a problem may be in two
 splits in other words), `junk-partial` (junk earns more than 0.05 of `partial` on average), `copy` (one fixed place of
-the question, such as its last word, is a right answer in more than 1 of 10 cases), `lenient` (the package takes a
+the question, such as its last word, is a right answer in about 1 of 10 cases or more), `lenient` (the package takes a
 right answer with something added or missing, too).
 """
 
