@@ -22,6 +22,7 @@ from palestra.cli import (
     runs,
     serve,
     train,
+    view,
 )
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ for module in (
     check,
     organism,
     train,
+    view,
     evaluate,
     runs,
     compare,
