@@ -62,8 +62,9 @@ def import_scores(
     Raises:
         UsageError: A file cannot be read, is of neither format, or gives partial credit; or `out` holds a run.
     """
+    env = f"imported/{name}"
     manifest = {
-        "env": f"imported/{name}",
+        "env": env,
         "model": {"name": model},
         "seed": None,
         "sampling": dict(sampling or {}),
@@ -78,9 +79,7 @@ def import_scores(
         for sample in samples:
             problem = numbers.setdefault(sample.problem, len(numbers))
             counts[problem] = counts.get(problem, 0) + 1
-            store.append(
-                _record(f"imported/{name}", variant, problem, counts[problem] - 1, sample), _trajectory(sample)
-            )
+            store.append(_record(env, variant, problem, counts[problem] - 1, sample), _trajectory(sample))
         store.update_manifest(samples=min(counts.values()), problems=len(counts))
         store.finish()
     return Imported(len(counts), len(samples), min(counts.values()))
@@ -149,8 +148,8 @@ def _samples(row: Any, where: str) -> Iterator[_Sample]:
     problem = str(row.get("idx", row.get("question")))
     prompt = str(row.get("question", problem))
     texts, answers = _column(row, "code", len(scores), where), _column(row, "pred", len(scores), where)
-    for score, text, answer in zip(scores, texts, answers, strict=True):
-        yield _Sample(problem, prompt, prompt, _passed(score, where), text or "", answer)
+    for score, written, answer in zip(scores, texts, answers, strict=True):
+        yield _Sample(problem, prompt, prompt, _passed(score, where), written or "", answer)
 
 
 def _column(row: Mapping[str, Any], name: str, count: int, where: str) -> list[str | None]:

@@ -111,7 +111,8 @@ def power_sample(proposal: Proposal, seeds: Seeds, settings: PowerSettings, most
             new = proposal.draw(everyone, state.tokens, cuts, limit, _mixed(seeds, clock + 1))
             spent += new.lengths - cuts
             taken = np.log(_uniform(seeds, clock + 2)) < log_ratio(state, new, settings.alpha)
-            state = _replaced(state, np.flatnonzero(taken), Drawn(*(part[taken] for part in new)))
+            rows = np.flatnonzero(taken)
+            state = _replaced(state, rows, _of(new, rows))
     assert state is not None
     return state, spent
 
@@ -183,8 +184,8 @@ class _ModelProposal:
                 ended[row] = done.stop == "eos"
         lengths = np.array([len(turn) for turn in turns])
         padded = np.zeros((len(chains), limit), dtype=np.int64)
-        for row, turn in enumerate(turns):
-            padded[row, : len(turn)] = turn
+        for number, turn in enumerate(turns):
+            padded[number, : len(turn)] = turn
         prompts = [self._prompts[chain] for chain in chains]
         logp, logq = token_logprobs(self._engine.model, prompts, turns, (1.0, 1.0 / self._alpha), self._params.banned)
         wide = np.zeros((len(chains), limit))
@@ -197,13 +198,15 @@ def _widened(state: Drawn, limit: int) -> Drawn:
     return state._replace(tokens=np.pad(state.tokens, grow), logp=np.pad(state.logp, grow))
 
 
+def _of(state: Drawn, rows: IntArray) -> Drawn:
+    return Drawn(state.tokens[rows], state.lengths[rows], state.ended[rows], state.logp[rows], state.logq[rows])
+
+
 def _replaced(state: Drawn, rows: IntArray, new: Drawn) -> Drawn:
-    parts = []
-    for old, fresh in zip(state, new, strict=True):
-        part = old.copy()
-        part[rows] = fresh
-        parts.append(part)
-    return Drawn(*parts)
+    copy = Drawn(*(part.copy() for part in state))  # type: ignore[arg-type]
+    for old, fresh in zip(copy, new, strict=True):
+        old[rows] = fresh
+    return copy
 
 
 def _mixed(seeds: Seeds, clock: int) -> Seeds:

@@ -1,12 +1,16 @@
 """Renders a comparison as one self-contained HTML file.
 
-The page loads nothing (its content security policy forbids it), runs no script, reads well without
-colour, and has the same bytes every time. Everything a model wrote is escaped: it is hostile input.
+The page loads nothing (its content security policy forbids it), runs no script but the one that filters trajectories
+(the policy names its hash), reads well without it and without colour, and has the same bytes every time. Everything a
+model wrote is escaped: it is hostile input.
 """
 
 import json
 import math
+from base64 import b64encode
 from collections.abc import Sequence
+from hashlib import sha256
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,14 +22,20 @@ from palestra.envs.errors import UsageError
 from palestra.eval.comparison import TRAINING_NOTE, Comparison, Curve, Difference
 from palestra.eval.report.examples import Example, choose_examples
 from palestra.eval.report.svg import Chart, Series, line_chart
+from palestra.eval.stats.chance import chance_curve
 from palestra.eval.stats.intervals import Interval
+from palestra.eval.stats.verdict import Label
 from palestra.eval.verdicts import RunVerdict
 
 MAX_TRAJECTORY_CHARS = 40_000
 """Text shown of one trajectory; the rest is cut, with a note saying so."""
+MAX_TEXT_BYTES = 1_200_000
+"""What the texts of all trajectories may take in the page, escaped."""
+EXAMPLES = 40
+"""Trajectories shown unless asked otherwise."""
 
 
-def render_report(comparison: Comparison, *, examples: int = 20) -> str:
+def render_report(comparison: Comparison, *, examples: int = EXAMPLES) -> str:
     """Render a comparison as an HTML page.
 
     Args:
@@ -41,21 +51,28 @@ def render_report(comparison: Comparison, *, examples: int = 20) -> str:
     template = environment.from_string(
         files("palestra.eval.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     )
+    script = files("palestra.eval.report").joinpath("trajectories.js").read_text(encoding="utf-8")
+    shown = choose_examples(comparison, examples)
     html = template.render(
+        script=Markup(script),  # ours, and without markup
+        script_hash="sha256-" + b64encode(sha256(script.encode()).digest()).decode(),
+        filters=_filters(shown),
+        matrix=_matrix(comparison),
+        chance=_chance(comparison),
         comparison=comparison,
         training_note=TRAINING_NOTE,
         headline=headline(comparison),
         verdicts=[_verdict(found) for found in comparison.verdicts],
         variants=[_variant(comparison, index) for index in range(len(comparison.variants))],
         summary=_summary(comparison),
-        examples=[_example(example) for example in choose_examples(comparison, examples)],
+        examples=[_example(example, MAX_TEXT_BYTES // len(shown)) for example in shown],
         manifests=[(run.label, _pretty(run.manifest)) for run in comparison.runs],
     )
     # Lone surrogates, which a model's text may hold, have no UTF-8 form.
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
-def write_report(comparison: Comparison, path: str | Path, *, examples: int = 20) -> Path:
+def write_report(comparison: Comparison, path: str | Path, *, examples: int = EXAMPLES) -> Path:
     """Write `render_report` to a file and return its path.
 
     Raises:
@@ -69,6 +86,60 @@ def write_report(comparison: Comparison, path: str | Path, *, examples: int = 20
     except OSError as error:
         raise UsageError(f"cannot write {target} ({error.strerror}); choose another file.") from error
     return target
+
+
+def _matrix(comparison: Comparison) -> list[dict[str, Any]]:
+    """Lay out the verdicts: a row per variant, a cell per run but the first."""
+    return [
+        {
+            "name": variant.name,
+            "distribution": variant.distribution,
+            "problems": len(variant.problems),
+            "cells": [_cell(found) for found in variant.verdicts],
+        }
+        for variant in comparison.variants
+        if variant.verdicts
+    ]
+
+
+def _cell(found: RunVerdict) -> dict[str, Any]:
+    curves = found.verdict.curves
+    numbers = "guessing allows no claim about curves"
+    if curves:
+        numbers = f"pass@1 {_points_text(curves.delta.band(0))}"
+        if len(curves.ks) > 1:
+            numbers += f", pass@{curves.ks[-1]} {_points_text(curves.delta.band(-1))}"
+    labels = [{"name": str(label), "kind": label.lower().replace(" ", "-")} for label in found.verdict.labels]
+    meaning = found.meaning
+    if Label.NOT_DECIDED in found.verdict.labels and found.verdict.needs:
+        meaning += f"; to decide {found.verdict.needs[0]}"
+    return {"labels": labels, "meaning": meaning, "numbers": numbers}
+
+
+def _chance(comparison: Comparison) -> str:
+    """Say what a guesser reaches, where that was measured."""
+    parts = []
+    for variant in comparison.variants:
+        if variant.chance is not None:
+            rates = chance_curve(variant.chance, comparison.shown_ks)
+            shares = [f"{100 * rate:.2g} % in {_tries(k)}" for k, rate in zip(comparison.shown_ks, rates, strict=True)]
+            parts.append(f"{variant.name}: {', '.join(shares)}")
+    return "; ".join(parts)
+
+
+def _filters(examples: Sequence[Example]) -> list[tuple[str, str, list[str]]]:
+    """List the choices of each filter: name, title, values."""
+    columns = {
+        "run": ("run", [example.run for example in examples]),
+        "variant": ("variant", [example.variant for example in examples]),
+        "outcome": ("outcome", [_outcome(example) for example in examples]),
+        "stratum": ("problem", [example.stratum for example in examples]),
+    }
+    return [(name, title, list(dict.fromkeys(values))) for name, (title, values) in columns.items()]
+
+
+def _outcome(example: Example) -> str:
+    return "success" if example.trajectory.get("outcome") == 1.0 else "failure"
 
 
 def _verdict(found: RunVerdict) -> dict[str, Any]:
@@ -233,22 +304,46 @@ def _mark(difference: Difference | None, k: int) -> str:
     return "**" if difference.band_excludes_zero(k) else "*"
 
 
-def _example(example: Example) -> dict[str, Any]:
+def _example(example: Example, room: int) -> dict[str, Any]:
+    """Lay out a trajectory turn by turn in at most `room` bytes of escaped text."""
     trajectory = example.trajectory
-    left = MAX_TRAJECTORY_CHARS
+    left, turn = min(MAX_TRAJECTORY_CHARS, room), 0
     messages = []
-    for message in [{"role": "task", "content": trajectory.get("task", "")}, *trajectory.get("messages", [])]:
+    for message in trajectory.get("messages", []):
+        role = str(message.get("role", ""))
+        turn += role == "assistant"
         text = _content(message.get("content"))
-        cut = max(0, len(text) - left)
-        messages.append({"role": str(message.get("role", "")), "text": text[:left], "cut": cut})
-        left -= len(text) - cut
+        shown = _fitting(text, left)
+        left -= _size(shown)
+        messages.append(
+            {
+                "role": f"assistant, turn {turn}" if role == "assistant" else role,
+                "kind": role if role in ("assistant", "tool", "user") else "other",
+                "text": shown,
+                "cut": len(text) - len(shown),
+            }
+        )
     return {
         "about": example,
+        "outcome": _outcome(example),
         "solved": trajectory.get("outcome") == 1.0,
         "stop": str(trajectory.get("stop", "")),
         "process": ", ".join(f"{k} {v}" for k, v in sorted((trajectory.get("process") or {}).items())),
+        "turns": turn,
         "messages": messages,
     }
+
+
+def _fitting(text: str, room: int) -> str:
+    """Return the longest beginning of a text that takes at most `room` bytes in the page, to within a few."""
+    text = text[: max(room, 0)]
+    while text and (size := _size(text)) > room:
+        text = text[: min(len(text) - 1, int(len(text) * room / size))]
+    return text
+
+
+def _size(text: str) -> int:
+    return len(escape(text).encode("utf-8", "replace"))
 
 
 def _content(content: object) -> str:

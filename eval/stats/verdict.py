@@ -279,7 +279,8 @@ def _part_needs(evidence: Evidence, parts: dict[Label, tuple[Part, ...]]) -> lis
         if any(part.state == "ruled out" for part in needed):
             continue
         needs += [f"{label}: {part.name} {_more(part, evidence)}" for part in needed if part.state == "open"]
-    return needs
+    # With few samples, two parts of a label are about the same k.
+    return list(dict.fromkeys(needs))
 
 
 def _more(part: Part, evidence: Evidence) -> str:
@@ -288,12 +289,12 @@ def _more(part: Part, evidence: Evidence) -> str:
     problems = part.problems_needed(m)
     if problems is None or part.shrink is None:
         return f"lies at {part.threshold:g}: no number decides"
-    text = f"is decided by about {problems} problems instead of {m}"
+    text = f"is decided by about {max(problems, m + 1)} problems instead of {m}"
     if part.k is None or m < 2:
         return text
     total = variance_parts(evidence.n, evidence.trained, evidence.base, part.k).total
     samples = samples_for_variance(evidence.n, evidence.trained, evidence.base, part.k, total * part.shrink**2)
-    return f"{text}, or {samples} samples instead of {evidence.n}" if samples else text
+    return f"{text}, or {samples} samples instead of {evidence.n}" if (samples or 0) > evidence.n else text
 
 
 def _budget(evidence: Evidence, rule: VerdictRule, curves: Curves | None) -> str:

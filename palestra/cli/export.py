@@ -1,11 +1,11 @@
-"""`palestra export`: an environment as a package that another suite installs."""
+"""`palestra export`: an environment as a package that another suite installs, or a run for another tool."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-FORMATS = ("verifiers",)
+FORMATS = ("verifiers", "inspect", "parquet", "trackio")
 
 _PYPROJECT = """\
 [build-system]
@@ -51,23 +51,47 @@ def add_to(app: typer.Typer) -> None:
 
 
 def export(
-    target: Annotated[str, typer.Argument(metavar="FORMAT", help="Whose package: verifiers.")],
-    env: Annotated[str, typer.Argument(help="Environment id, e.g. palestra/Dice-v0.")],
-    out: Annotated[Path, typer.Option(help="New folder for the package.")],
-    variant: Annotated[str, typer.Option(help="Variant that it takes unless told otherwise.")] = "train",
-    count: Annotated[int, typer.Option(help="Problems that it loads unless told otherwise.", min=1)] = 100,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT", help="verifiers (an environment's package); inspect, parquet, trackio (a run)."
+        ),
+    ],
+    what: Annotated[str, typer.Argument(help="Environment id, e.g. palestra/Dice-v0; or folder of a run.")],
+    out: Annotated[
+        Path, typer.Option(help="New folder for the package; file for inspect and parquet; name of a trackio project.")
+    ],
+    variant: Annotated[str, typer.Option(help="verifiers: variant that it takes unless told otherwise.")] = "train",
+    count: Annotated[int, typer.Option(help="verifiers: problems that it loads unless told otherwise.", min=1)] = 100,
 ) -> None:
-    """Write the package under which another suite finds an environment.
+    """Write the package under which another suite finds an environment, or a run as another tool reads it.
 
-    Example: `palestra export verifiers palestra/Dice-v0 --out dice && pip install ./dice`
+    Examples: `palestra export verifiers palestra/Dice-v0 --out dice && pip install ./dice`,
+    `palestra export inspect runs/rl-eval --out logs/rl.eval && inspect view --log-dir logs`,
+    `palestra export parquet runs/rl-eval --out rl.parquet`
     """
-    import re
-
-    from palestra.envs import make, spec
-    from palestra.envs.errors import UsageError, unknown_name
+    from palestra.envs.errors import unknown_name
 
     if target not in FORMATS:
         raise unknown_name("format", target, FORMATS)
+    if target == "verifiers":
+        _export_package(what, out, variant, count)
+        return
+    from palestra.eval.export import to_inspect, to_parquet, to_trackio
+
+    if target == "trackio":
+        typer.echo(f"logged {to_trackio(what, str(out))} points: trackio show --project {out}")
+    else:
+        written = to_inspect(what, out) if target == "inspect" else to_parquet(what, out)
+        typer.echo(f"wrote {out}: {written} samples")
+
+
+def _export_package(env: str, out: Path, variant: str, count: int) -> None:
+    import re
+
+    from palestra.envs import make, spec
+    from palestra.envs.errors import UsageError
+
     make(env, variant).close()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already; give --out a new folder")

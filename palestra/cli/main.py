@@ -13,6 +13,7 @@ from palestra.cli import (
     doctor,
     envs,
     evaluate,
+    exact,
     export,
     new,
     organism,
@@ -22,6 +23,7 @@ from palestra.cli import (
     runs,
     serve,
     train,
+    view,
 )
 
 app = typer.Typer(
@@ -43,7 +45,9 @@ for module in (
     check,
     organism,
     train,
+    view,
     evaluate,
+    exact,
     runs,
     compare,
     plan,

@@ -61,6 +61,8 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "import",
         "compare",
         "plan",
+        "exact",
+        "view",
     ],
 )
 def test_every_verb_has_help(verb: str) -> None:

@@ -36,7 +36,7 @@ def test_the_verdict_is_in_the_table_the_page_and_the_json(
     page = tmp_path / "r.html"
     assert palestra("compare", *runs, "--html", str(page), monkeypatch=monkeypatch) == 0
     assert "test, oracle against random: DISCOVER" in capsys.readouterr().out
-    assert "<strong>DISCOVER</strong> oracle on test" in page.read_text(encoding="utf-8")
+    assert '<strong class="label discover">DISCOVER</strong>' in page.read_text(encoding="utf-8")
     assert palestra("compare", *runs, "--html", str(page), "--json", monkeypatch=monkeypatch) == 0
     (found,) = json.loads(capsys.readouterr().out)["variants"][0]["verdicts"]
     assert found["labels"] == ["DISCOVER"]

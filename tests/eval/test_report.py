@@ -1,5 +1,7 @@
 import json
 import re
+from base64 import b64encode
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from palestra.eval.store import SampleRecord, read_samples
 
 BASE = [0, 1, 2, 4, 8, 16, 0, 0, 3, 5, 16, 1, 0, 2, 7, 0, 9, 4, 1, 0, 6, 2]
 RL = [2, 0, *[min(16, 2 * c) for c in BASE[2:]]]
-VOID = {"meta", "link", "br", "rect", "line", "polygon", "polyline", "circle"}
+VOID = {"meta", "link", "br", "input", "rect", "line", "polygon", "polyline", "circle"}
 
 
 class Page(HTMLParser):
@@ -81,8 +83,11 @@ def test_page_loads_nothing_and_forbids_loading(html: str) -> None:
     page = Page(html)
     (policy,) = [m["content"] for m in page.attributes("meta") if "http-equiv" in m]
     assert policy is not None
-    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'")
-    assert not page.attributes("script")
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-")
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy, "this script and no other"
+    assert page.attributes("script") == [{}]
     assert not re.search(r"https?:|//[a-z]", html)
     references = [v for _, attributes in page.elements for k, v in attributes.items() if k in ("src", "href")]
     assert references == ["data:,"]
@@ -104,7 +109,7 @@ def test_text_of_a_model_is_escaped(make_run: MakeRun) -> None:
     run = make_run("base", {"test": BASE}, manifest={"model": hostile}, trajectory=trajectory)
     html = render_report(compare_runs([f"{hostile[:40]}={run}"], resamples=20))
     page = Page(html)
-    assert not page.attributes("script")
+    assert page.attributes("script") == [{}], "ours"
     assert not page.attributes("img")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "{{ 7 * 7 }}" in html
@@ -221,7 +226,10 @@ def test_long_trajectories_are_cut_and_say_so(make_run: MakeRun) -> None:
         "base",
         {"test": [1] * 20},
         2,
-        trajectory=lambda s: {**trajectory_of(s), "task": "x" * (MAX_TRAJECTORY_CHARS + 7)},
+        trajectory=lambda s: {
+            **trajectory_of(s),
+            "messages": [{"role": "user", "content": "x" * (MAX_TRAJECTORY_CHARS + 7)}],
+        },
     )
     html = render_report(compare_runs([run], resamples=20), examples=1)
     assert "x" * MAX_TRAJECTORY_CHARS in html
@@ -230,14 +238,15 @@ def test_long_trajectories_are_cut_and_say_so(make_run: MakeRun) -> None:
 
 
 def test_page_stays_under_two_megabytes(make_run: MakeRun) -> None:
-    counts = [int(c) for c in np.random.default_rng(0).integers(0, 257, 24)]
+    counts = [int(c) for c in np.random.default_rng(0).integers(0, 5, 24)]
     run = make_run(
         "base",
-        {"test": counts},
-        256,
-        trajectory=lambda s: {**trajectory_of(s), "task": "word " * (10_000 if s.sample < 9 else 1)},
+        {"test": [*counts, *counts]},
+        4,
+        trajectory=lambda s: {**trajectory_of(s), "messages": [{"role": "user", "content": "<&日\x00" * 12_000}]},
     )
-    assert len(render_report(compare_runs([run], resamples=100))) < 2_000_000
+    page = render_report(compare_runs([run], resamples=100)).encode()
+    assert 1_000_000 < len(page) < 2_000_000, "and much of what was written is there"
 
 
 def test_manifests_are_shown(html: str, runs: list[str | Path]) -> None:

@@ -149,7 +149,8 @@ def test_report_opens_with_the_verdict_and_tables_its_numbers(runs: list[str | P
     comparison = compare_runs(runs, resamples=100)
     html = render_report(comparison, examples=0)
     found = comparison.verdicts[0]
-    assert html.index(f"<strong>{found.title}</strong> rl on test") < html.index('class="lead"')
+    chips = "".join(f'<strong class="label {x.lower().replace(" ", "-")}">{x}</strong>' for x in found.verdict.labels)
+    assert html.index(chips) < html.index('class="lead"')
     curves = found.verdict.curves
     assert curves is not None
     for interval in (curves.delta.band(0), curves.delta.band(len(curves.ks) - 1), curves.excess):

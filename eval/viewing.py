@@ -1,0 +1,75 @@
+"""Stored episodes as text for the terminal."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.rule import Rule
+from rich.text import Text
+
+from palestra.envs.errors import UsageError
+from palestra.eval.records import SampleRecord, read_samples, read_trajectory
+
+STYLES = {"assistant": "bold cyan", "tool": "yellow", "user": "green"}
+"""Colour of a role's heading."""
+
+
+class Wanted(NamedTuple):
+    """Which episodes to show; None for any."""
+
+    variant: str | None = None
+    problem: int | None = None
+    sample: int | None = None
+    solved: bool | None = None
+
+
+def episodes_to_view(run: str | Path, wanted: Wanted, limit: int) -> Iterator[RenderableType]:
+    """Yield the first `limit` episodes that are wanted, by variant, problem and sample.
+
+    Raises:
+        UsageError: `run` is no run, or none of its episodes is wanted.
+        PalestraError: A line or a trajectory is damaged.
+    """
+    samples = sorted((s for s in read_samples(run) if _fits(s, wanted)), key=lambda s: s.id)
+    if not samples:
+        raise UsageError(f"{run} has no such episode.")
+    for sample in samples[:limit]:
+        yield episode_text(sample, read_trajectory(run, sample.part, sample.offset))
+    if len(samples) > limit:
+        yield Text(f"{len(samples) - limit} more; see --limit, --problem, --sample and --outcome", style="dim")
+
+
+def episode_text(sample: SampleRecord, trajectory: dict[str, object]) -> RenderableType:
+    """Lay out an episode turn by turn; what a model wrote is shown as characters and changes no terminal."""
+    outcome = "error" if sample.error else "success" if sample.outcome == 1.0 else "failure"
+    title = Text(f"{sample.variant} problem {sample.problem}, sample {sample.sample}: {outcome}")
+    title.stylize({"success": "bold green", "failure": "bold red"}.get(outcome, "bold magenta"))
+    facts = [f"stopped: {sample.stop}", f"{sample.turns} turns"]
+    if sample.tokens_out is not None:
+        facts.append(f"{sample.tokens_out} tokens")
+    facts += [f"{name} {value:g}" for name, value in sorted(sample.process.items())]
+    parts: list[RenderableType] = [Rule(title, align="left"), Text(", ".join(facts), style="dim")]
+    if sample.error:
+        parts.append(Text(visible(sample.error), style="magenta"))
+    messages = trajectory.get("messages")
+    for message in messages if isinstance(messages, list) else []:
+        role = str(message.get("role", ""))
+        parts.append(Text(visible(role), style=STYLES.get(role, "bold")))
+        parts.append(Text(visible(str(message.get("content", ""))) + "\n"))
+    return Group(*parts)
+
+
+def visible(text: str) -> str:
+    """Show control characters instead of sending them: a model's text must not steer a terminal."""
+    shown = "".join(c if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f") else f"\\x{ord(c):02x}" for c in text)
+    return shown.encode("utf-8", "replace").decode("utf-8")
+
+
+def _fits(sample: SampleRecord, wanted: Wanted) -> bool:
+    return (
+        wanted.variant in (None, sample.variant)
+        and wanted.problem in (None, sample.problem)
+        and wanted.sample in (None, sample.sample)
+        and wanted.solved in (None, sample.outcome == 1.0)
+    )
