@@ -4,8 +4,8 @@
 
 Every third kill comes while the process starts, the others within a few steps of training, so that some hit a
 checkpoint that is being written. The run has everything that must be carried over: dynamic sampling with groups left
-over, an optimiser, a reference that is reset, validation, monitors. Exits 1 unless weights, optimiser, reference and all
-logged numbers but times are bit-equal.
+over, an optimiser, a reference that is reset, validation, monitors. Exits 1 unless weights, optimiser, reference and
+all logged numbers but times are bit-equal.
 """
 
 import argparse
@@ -126,10 +126,11 @@ def differences(whole: Path, killed: Path) -> list[str]:
     ends = [json.loads((folder / "manifest.json").read_text(encoding="utf-8")) for folder in (whole, killed)]
     for end in ends:
         end["cost"].pop("seconds")
-    wrong += [f"{key}: {ends[0][key]} and {ends[1][key]}" for key in ("cost", "resets") if ends[0][key] != ends[1][key]]
-    if len(ends[0]["history"]) != len(ends[1]["history"]):
-        wrong.append(f"{len(ends[0]['history'])} rows of numbers and {len(ends[1]['history'])}")
-    for mine, theirs in zip(ends[0]["history"], ends[1]["history"], strict=False):
+    one, other = ends
+    wrong += [f"{key}: {one[key]} and {other[key]}" for key in ("cost", "resets") if one[key] != other[key]]
+    if len(one["history"]) != len(other["history"]):
+        wrong.append(f"{len(one['history'])} rows of numbers and {len(other['history'])}")
+    for mine, theirs in zip(one["history"], other["history"], strict=False):
         for name in sorted(mine.keys() | theirs.keys()):
             timed = any(part in name for part in TAKES_TIME) or name.startswith("train_")
             if not timed and mine.get(name) != theirs.get(name):
