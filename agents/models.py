@@ -127,7 +127,8 @@ def _load(source: str, dtype: Any) -> tuple[Any, Any]:
         model, tokenizer = _load(base_of(source), dtype)
         if (path / "tokenizer_config.json").is_file():
             tokenizer = AutoTokenizer.from_pretrained(source)
-        return PeftModel.from_pretrained(model, source).merge_and_unload(), tokenizer
+        merged = PeftModel.from_pretrained(model, source).merge_and_unload()
+        return merged.requires_grad_(True), tokenizer  # peft has frozen the base
     if path.is_dir():  # an adapter that is trained on this model notes where it is
         source = str(path.resolve())
     return AutoModelForCausalLM.from_pretrained(source, dtype=dtype), AutoTokenizer.from_pretrained(source)

@@ -13,6 +13,7 @@ from palestra.eval.store import RunStore, read_samples, read_trajectory
 pytestmark = pytest.mark.e2e
 
 ENV = "palestra/StringCompose-v0"
+BENCH = Path(__file__).parents[2] / "bench"
 
 
 TRAINING = {
@@ -68,6 +69,17 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
         gradients = [row["grad_norm"] for row in manifest["history"] if "grad_norm" in row]
         assert sum(norm > 0 for norm in gradients) > 12, "too few steps have a gradient: the comparison says little"
     assert weights[0] == weights[1] != (organism / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("more", ["", "--lora-rank 4 --validate-every 5"], ids=["all-weights", "lora"])
+def test_kills_at_random_moments_change_nothing(more: str, organism: Path, contrast: str) -> None:
+    """`bench/resume.py` in small; docs/results/training.md has 20 kills."""
+    command = [sys.executable, str(BENCH / "resume.py"), str(organism), "--env", contrast, "--kills", "3"]
+    command += ["--steps", "16", *(["--train", more] if more else [])]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "bit-equal" in result.stdout
+    assert "run had ended" not in result.stdout, "too few steps: a kill came too late"
 
 
 def test_killed_eval_loses_and_repeats_nothing(tmp_path: Path, organism: Path) -> None:

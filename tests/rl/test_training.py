@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from palestra.agents.models import load_model
 from palestra.agents.trajectory import Trajectory, TurnSpan
 from palestra.envs import Demonstration, ProcessTerm, Reward, Task, TaskId, TextEnv, make, register
 from palestra.envs.errors import PalestraError
@@ -270,3 +271,20 @@ def test_settings_that_would_do_nothing_are_refused(wrong: dict[str, Any], reaso
 def test_the_training_stream_is_the_same_for_every_arm() -> None:
     first, again = index_stream(3), index_stream(3)
     assert [next(first) for _ in range(20)] == [next(again) for _ in range(20)]
+
+
+def test_an_adapter_trains_and_is_saved_alone_and_merged(organism: Path, tmp_path: Path) -> None:
+    run(organism, tmp_path / "run", steps=2, lora_rank=2)
+    merged, base = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", organism))
+    changed = {name for name in base if not torch.equal(merged[name], base[name])}
+    assert changed
+    assert all("proj" in name for name in changed), "an adapter leaves embeddings and norms alone"
+    again = load_model(str(tmp_path / "run" / "adapter")).model.state_dict()
+    assert all(torch.equal(again[name], merged[name]) for name in merged)
+
+
+def test_the_reference_of_a_run_on_an_adapter_is_what_it_begins_with(organism: Path, tmp_path: Path) -> None:
+    run(organism, tmp_path / "adapted", steps=2, lora_rank=2, lr=3e-2)
+    manifest = run(tmp_path / "adapted" / "adapter", tmp_path / "run", steps=2, beta=0.1)
+    assert steps_of(manifest)[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert steps_of(manifest)[1]["kl"] > 1e-5
