@@ -117,6 +117,27 @@ def load_model(name: str, *, to_train: bool = False) -> LoadedModel:
     return LoadedModel(model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu"), tokenizer)
 
 
+def load_tokenizer(name: str) -> tuple[str, Any, int | None]:
+    """Return where an engine of its own finds a model, its tokenizer, and its context in tokens.
+
+    Raises:
+        UsageError: As `check_model`, or it is an adapter, or the files do not load.
+    """
+    source = check_model(name)
+    if is_adapter(name):
+        raise UsageError(
+            f"'{name}' is an adapter, which needs --engine transformers; the run's folder holds it merged"
+        )
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        config, tokenizer = AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the model '{name}' does not load: {str(error).strip().splitlines()[0]}") from error
+    limit = getattr(config, "max_position_embeddings", None)
+    return source, tokenizer, None if limit is None else int(limit)
+
+
 def _load(source: str, dtype: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

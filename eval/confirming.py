@@ -10,7 +10,7 @@ from palestra.envs.errors import UsageError
 from palestra.envs.sandbox import DEFAULT_SANDBOX
 from palestra.eval.loading import LoadedRun, load_runs, samples_to_compare
 from palestra.eval.run import evaluate
-from palestra.eval.settings import EvalSettings
+from palestra.eval.settings import DEFAULT_ENGINE, EvalSettings
 from palestra.eval.stats.discovery import DiscoveryRule, candidates, samples_needed
 
 
@@ -74,6 +74,7 @@ def _settings(run: LoadedRun, base_url: str | None) -> EvalSettings:
         out=run.info.path,
         seed=manifest["seed"],
         sandbox=manifest.get("sandbox", DEFAULT_SANDBOX),
+        engine=manifest.get("engine", DEFAULT_ENGINE),
         **sampling,
         **power,
     )

@@ -16,6 +16,8 @@ from palestra.eval.settings import SERVED, EvalSettings
 
 POLICIES = ("oracle", "random")
 """Model names that need no model."""
+VLLM_MEMORY = 0.9
+"""Share of a GPU's memory that vLLM takes where nothing is trained beside it."""
 
 
 class Played(NamedTuple):
@@ -115,15 +117,22 @@ def _policy_episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[P
 
 def _local_episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[Played]:
     from palestra.agents.codec import ChatCodec
-    from palestra.agents.engine import SamplingParams
-    from palestra.agents.models import load_model
+    from palestra.agents.engine import Engine, SamplingParams
+    from palestra.agents.models import load_model, load_tokenizer
     from palestra.agents.rollout import rollout, turn_seed
     from palestra.agents.transformers_engine import TransformersEngine
+    from palestra.agents.vllm_engine import VLLMEngine
     from palestra.eval.power import PowerEngine, PowerSettings
 
-    loaded = load_model(settings.model)
-    codec = ChatCodec(loaded.tokenizer)
-    plain = TransformersEngine(loaded.model, codec.stop_ids, codec.pad_id)
+    plain: Engine
+    if settings.engine == "vllm":
+        source, tokenizer, max_length = load_tokenizer(settings.model)
+        codec = ChatCodec(tokenizer)
+        plain = VLLMEngine(source, codec.stop_ids, max_length, VLLM_MEMORY)
+    else:
+        loaded = load_model(settings.model)
+        codec, max_length = ChatCodec(loaded.tokenizer), loaded.max_length
+        plain = TransformersEngine(loaded.model, codec.stop_ids, codec.pad_id)
     power = None
     if settings.power_alpha is not None:
         how = PowerSettings(alpha=settings.power_alpha, block=settings.power_block, moves=settings.power_moves)
@@ -138,7 +147,7 @@ def _local_episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[Pl
             codec,
             params,
             concurrency=settings.concurrency,
-            max_length=loaded.max_length,
+            max_length=max_length,
         ):
             read = len(trajectory.prompt_ids) + len(trajectory.mask) - trajectory.sampled
             drawn = None

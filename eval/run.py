@@ -13,7 +13,7 @@ from palestra.envs.sandbox import DEFAULT_SANDBOX
 from palestra.envs.sandbox.shared import enforced, use_sandbox
 from palestra.eval.episodes import POLICIES, episodes, model_identity, record, sample_seed
 from palestra.eval.records import SampleId
-from palestra.eval.settings import PROBLEMS, EvalSettings
+from palestra.eval.settings import DEFAULT_ENGINE, PROBLEMS, EvalSettings
 from palestra.eval.store import RunStore
 
 __all__ = ["POLICIES", "evaluate", "sample_seed"]
@@ -44,6 +44,7 @@ def evaluate(settings: EvalSettings, *, only: Collection[SampleId] | None = None
         "model": model_identity(settings),
         "seed": settings.seed,
         "sandbox": settings.sandbox,
+        "engine": settings.engine,
         "sampling": settings.sampling,
         **({} if settings.shard is None else {"shard": settings.shard}),
     }
@@ -91,8 +92,8 @@ def _open(out: Path, fixed: dict[str, Any]) -> RunStore:
             raise UsageError(f"'{out}' is not empty and holds no evaluation; choose another --out")
         return RunStore.create(out, fixed)
     with RunStore.open(out) as store:
-        if "sandbox" not in store.manifest:  # it was sampled when there was no other
-            store.update_manifest(sandbox=DEFAULT_SANDBOX)
+        # It was sampled when there was no other.
+        store.update_manifest(**{"sandbox": DEFAULT_SANDBOX, "engine": DEFAULT_ENGINE, **store.manifest})
         if not store.done() and not store.samples():  # it died before its first episode: nothing to protect
             store.update_manifest(**fixed)
     return RunStore.open(out, expect={"shard": None, **fixed})

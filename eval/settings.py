@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,7 @@ from pydantic import (
 
 PROBLEMS = 100
 """Problems of a variant where none are asked for."""
+DEFAULT_ENGINE: Final = "transformers"
 SERVED = "openai:"
 """What stands before the name of a model behind a server."""
 
@@ -56,6 +57,7 @@ class EvalSettings(BaseModel):
     base_url: str | None = Field(
         None, description="address of the server of an `openai:` model [default: OPENAI_BASE_URL]"
     )
+    engine: Literal["transformers", "vllm"] = Field(DEFAULT_ENGINE, description="what samples a model of this process")
     power_alpha: float | None = Field(
         None, gt=0, description="draw turns from the model's probability to this power (arXiv 2510.14901); 4 is usual"
     )
@@ -80,6 +82,8 @@ class EvalSettings(BaseModel):
             raise ValueError(f"base_url is for models named {SERVED}NAME")
         if self.power_alpha is not None and (self.served or self.temperature != 1.0 or self.top_p != 1.0):
             raise ValueError("power sampling takes a model in this process at temperature 1 and top_p 1")
+        if self.engine == "vllm" and (self.served or self.power_alpha is not None):
+            raise ValueError("engine=vllm is for a model in this process, without power sampling")
         return self
 
     @property

@@ -22,6 +22,9 @@ from palestra.agents.vllm_engine import VLLMEngine
 from palestra.agents.vllm_server import VLLMServerEngine
 from palestra.envs import make
 from palestra.envs.errors import UsageError
+from palestra.eval.run import evaluate
+from palestra.eval.settings import EvalSettings
+from palestra.eval.store import read_samples
 from palestra.rl.organisms.build import build
 from palestra.rl.organisms.recipe import load_recipe
 from palestra.rl.rundir import RunFolder
@@ -258,6 +261,28 @@ def test_training_samples_with_it(
         assert row["sampling/logprob_difference"] < 1e-3
         assert abs(row["sampling/ratio_max"] - 1) < 0.01
     assert any(row["grad_norm"] > 0 for row in rows)
+
+
+def test_an_evaluation_samples_with_it(
+    in_process: VLLMEngine, loaded: LoadedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palestra.agents.vllm_engine.VLLMEngine", lambda *args: in_process.with_weights(loaded.model))
+    chosen = EvalSettings(
+        model=str(folder),
+        env="palestra/StringCompose-v0",
+        variant=("train-atoms",),
+        samples=4,
+        problems=3,
+        max_tokens=16,
+        engine="vllm",
+        out=tmp_path / "run",
+    )
+    evaluate(chosen)
+    samples = list(read_samples(tmp_path / "run"))
+    assert len(samples) == 12
+    assert all(sample.stop != "error" and sample.tokens_out for sample in samples)
+    with pytest.raises(UsageError, match="engine"):
+        evaluate(chosen.model_copy(update={"engine": "transformers"}))
 
 
 def test_an_address_where_nothing_answers_is_a_clear_error(codec: ChatCodec) -> None:
