@@ -26,6 +26,8 @@ class _Row:
     new: list[int]
     """Tokens that were not read yet."""
     random: random.Random
+    fresh: bool = True
+    """Whether nothing of it was read yet."""
     done: Completion = field(default_factory=lambda: Completion([], [], "length"))
 
 
@@ -75,7 +77,7 @@ class SlotStream:
         """Add tokens to a sequence; the last one that was sampled is still to be read as well."""
         row = self._rows[self._place[key]]
         row.new = [row.done.ids[-1], *ids]
-        row.random, row.done = random.Random(seed), Completion([], [], "length")
+        row.random, row.fresh, row.done = random.Random(seed), False, Completion([], [], "length")
         self._arriving.append(key)
 
     def drop(self, key: int) -> None:
@@ -112,29 +114,45 @@ class SlotStream:
         self.close()
 
     def _join(self) -> list[tuple[int, Completion]]:
-        """Read the new tokens of all that arrived, and sample the first token of their turns."""
+        """Read the new tokens of all that arrived, and sample the first token of their turns.
+
+        Of sequences that begin alike, as the members of a group do, one is read and the others take its cache.
+        """
         first = self._at_work
-        for place, key in enumerate(self._arriving, first):
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for key in self._arriving:
+            row = self._rows[self._place[key]]
+            alike.setdefault(tuple(row.new) if row.fresh else (-1, key), []).append(key)
+        read, taking = [keys[0] for keys in alike.values()], [keys[1:] for keys in alike.values()]
+        for place, key in enumerate([*read, *(key for keys in taking for key in keys)], first):
             self._move(self._place[key], place)
-        arrived, self._arriving = len(self._arriving), []
-        self._at_work += arrived
-        rows = self._rows[first : self._at_work]
+        self._at_work += len(self._arriving)
+        self._arriving = []
+        rows = self._rows[first : first + len(read)]
         width = max(len(row.new) for row in rows)
-        new = torch.zeros(arrived, width, dtype=torch.long)
+        new = torch.zeros(len(read), width, dtype=torch.long)
         for place, row in enumerate(rows):
             new[place, width - len(row.new) :] = 1
         padded = [[0] * (width - len(row.new)) + row.new for row in rows]
-        return self._forward(slice(first, self._at_work), torch.tensor(padded), new)
+        logits = self._forward(slice(first, first + len(read)), torch.tensor(padded), new)
+        source = [place for place, keys in enumerate(taking) for _ in keys]
+        if source:
+            theirs = range(first + len(read), self._at_work)
+            self._cache.copy([first + place for place in source], theirs, self._cache.column - width)
+            logits = logits[[*range(len(read)), *source]]
+        return self._sample(slice(first, self._at_work), logits)
 
     def _decode(self) -> list[tuple[int, Completion]]:
         """Sample one more token of every turn at work."""
         ids = torch.tensor([[row.done.ids[-1]] for row in self._rows[: self._at_work]])
-        return self._forward(slice(0, self._at_work), ids, torch.ones_like(ids))
+        rows = slice(0, self._at_work)
+        return self._sample(rows, self._forward(rows, ids, torch.ones_like(ids)))
 
-    def _forward(self, rows: slice, ids: torch.Tensor, new: torch.Tensor) -> list[tuple[int, Completion]]:
+    def _forward(self, rows: slice, ids: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """Read new columns; returns the logits `(rows, vocabulary)` after the last."""
         device = self._model.device
         attention, positions = self._cache.attend(rows, new.to(device))
-        logits = self._model(
+        logits: torch.Tensor = self._model(
             input_ids=ids.to(device),
             attention_mask=attention,
             position_ids=positions,
@@ -143,6 +161,11 @@ class SlotStream:
             logits_to_keep=1,
         ).logits[:, -1]
         self._cache.advance(ids.shape[1])
+        return logits
+
+    def _sample(self, rows: slice, logits: torch.Tensor) -> list[tuple[int, Completion]]:
+        """Add a token to the turns of some rows; returns the turns that ended."""
+        device = logits.device
         working = self._rows[rows]
         draws = torch.tensor([row.random.random() for row in working], dtype=torch.float64)
         chosen, logprobs = sample_tokens(logits, self._params, draws.to(device))
@@ -171,6 +194,6 @@ class SlotStream:
     def _fill(self, place: int, other: int) -> None:
         """Put another row into the place of one that is not needed any more."""
         if place != other:
-            self._cache.copy(other, place)
+            self._cache.copy([other], [place])
             self._rows[place] = self._rows[other]
             self._place[self._rows[place].key] = place

@@ -6,6 +6,7 @@ that goes on after an observation costs only the observation, and a row that end
 Columns that no row uses are squeezed out when they become too many.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -115,11 +116,12 @@ class SlotCache(Cache):
         self.length[row] = 0
 
     @torch.inference_mode()
-    def copy(self, row: int, to: int) -> None:
-        """Put what a row holds into another one, whose own tokens are lost."""
+    def copy(self, rows: Sequence[int], to: Sequence[int], since: int = 0) -> None:
+        """Put what some rows hold in the columns from `since` on into others, which hold nothing that counts."""
+        source, target = (torch.tensor(places, device=self.mask.device) for places in (rows, to))
         for held in self._held():
-            held[to, ..., : self.column, :] = held[row, ..., : self.column, :]
-        self.length[to] = self.length[row]
+            held[target, ..., since : self.column, :] = held[source, ..., since : self.column, :]
+        self.length[target] = self.length[source]
 
     @torch.inference_mode()
     def swap(self, one: int, other: int) -> None:

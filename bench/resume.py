@@ -2,10 +2,10 @@
 
     python bench/resume.py MODEL --env ID [--kills 20] [--steps 60] [--seed 0] [--train "--lora-rank 8"]
 
-Every third kill comes while the process starts, the others within a few steps of training, so that some hit a
-checkpoint that is being written. The run has everything that must be carried over: dynamic sampling with groups left
-over, an optimiser, a reference that is reset, validation, monitors. Exits 1 unless weights, optimiser, reference and
-all logged numbers but times are bit-equal.
+Of three kills one comes within a few steps of training, one while a checkpoint is being written (within 0.1 s of the
+first of its files), and one while the process starts. The run has everything that must be carried over: dynamic
+sampling with groups left over, an optimiser, a reference that is reset, validation, monitors. Exits 1 unless weights,
+optimiser, reference and all logged numbers but times are bit-equal.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import torch
 SAVE_EVERY = 2
 SIZE = "--algo dapo --prompts 4 --group-size 4 --max-tokens 12 --lr 3e-4 --show-every 1 --track none"
 PRORL = "--beta 0.05 --reset-every 7 --validate-every 5 --validate-problems 8"
+IN_CHECKPOINT = "in a checkpoint"
 TAKES_TIME = ("seconds", "runtime", "per_second", "step_time")
 
 
@@ -47,15 +48,15 @@ def main() -> int:
         starting, training = finish(command, whole)
         moments: Counter[str] = Counter()
         for number in range(1, args.kills + 1):
-            early = number % 3 == 0
-            wait = rng.uniform(0, starting) if early else rng.uniform(0, 1.2 * training / args.kills)
-            if not kill(command, killed, wait, early):
-                print(f"kill {number}: the run had ended")
-                moments["none: the run had ended"] += 1
-                continue
-            moment = moment_of(killed)
+            phase = ("starting", "training", "saving")[number % 3]
+            longest = {"starting": starting, "training": 2 * training / args.kills, "saving": 0.1}[phase]
+            wait = rng.uniform(0, longest)
+            if kill(command, killed, wait, phase):
+                moment = moment_of(killed)
+            else:
+                moment = "none: the run had ended"
             moments[moment] += 1
-            print(f"kill {number}: after {wait:.2f} s of {'starting' if early else 'training'}; {moment}", flush=True)
+            print(f"kill {number}: after {wait:.2f} s of {phase}; {moment}", flush=True)
         finish(command, killed)
         wrong = differences(whole, killed)
     print(f"{args.kills} kills: {', '.join(f'{n} {moment}' for moment, n in sorted(moments.items()))}")
@@ -92,11 +93,13 @@ def wait_for_step(process: "subprocess.Popen[bytes]", out: Path) -> float:
     return time.perf_counter()
 
 
-def kill(command: list[str], out: Path, wait: float, early: bool) -> bool:
-    """Start or resume, SIGKILL after so many seconds; returns whether it still ran."""
+def kill(command: list[str], out: Path, wait: float, phase: str) -> bool:
+    """Start or resume, SIGKILL after so many seconds of a phase; returns whether it still ran."""
     process = start(command, out)
-    if not early:
+    if phase != "starting":
         wait_for_step(process, out)
+    while phase == "saving" and process.poll() is None and moment_of(out) != IN_CHECKPOINT:
+        time.sleep(0.001)
     time.sleep(wait)
     ran = process.poll() is None
     process.kill()
@@ -108,7 +111,7 @@ def moment_of(out: Path) -> str:
     """Say what the kill hit, by what it left."""
     folders = list(out.glob("checkpoints/checkpoint-*"))
     if any(not (folder / "COMPLETE").exists() for folder in folders):
-        return "in a checkpoint"
+        return IN_CHECKPOINT
     return "between checkpoints" if folders else "before the first checkpoint"
 
 

@@ -13,6 +13,7 @@ import torch
 from trl import GRPOTrainer
 
 from palestra.rl.credit import CREDIT_RULES, EpisodeRewards
+from palestra.rl.credit.step_groups import singleton_share, step_group_credit
 from palestra.rl.logprobs import sampling_mismatch
 from palestra.rl.processes import gather
 from palestra.rl.sampler import GroupSampler
@@ -74,6 +75,8 @@ class AgentGRPOTrainer(GRPOTrainer):
             EpisodeRewards(row["reward"], tuple(paid for *_, paid in row["turns"]), tuple(row["states"]))
             for row in rows
         ]
+        if self._rule.function is step_group_credit:
+            self._record("credit/singleton_share", singleton_share(episodes, size))
         options: dict[str, Any] = {**self._credit_options, "step": self.state.global_step}
         if "values" in self._rule.needs:
             options["values"] = [row["values"] for row in rows]

@@ -54,6 +54,8 @@ def _parameter(key: str, field: FieldInfo) -> inspect.Parameter:
     flag = "--" + key.replace("_", "-")
     flags = [flag, "-n"] if key == "samples" else [flag]
     default = "" if field.default in (PydanticUndefined, None) else f" [default: {_show(field.default)}]"
+    if field.is_required():
+        default = " [required]"
     text = f"{field.description}{_choices(field.annotation)}{default}"
     option = typer.Option(*flags, help=text[0].upper() + text[1:], show_default=False)
     return inspect.Parameter(

@@ -82,6 +82,43 @@ def test_logprobs_are_those_of_a_full_forward_pass(loaded: LoadedModel) -> None:
                 at += len(piece)
 
 
+def test_sequences_that_begin_alike_are_read_once(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight members of each of three groups, some of which arrive while others are at work and wait."""
+    engine = engine_of(loaded)
+    prompts = {key: [30 + key % 3, *range(31, 38 + key % 3)] for key in range(24)}
+    read: list[int] = []
+    forward = SlotStream._forward
+
+    def counted(self: SlotStream, rows: slice, ids: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        read.append(int(new.sum()))
+        return forward(self, rows, ids, new)
+
+    monkeypatch.setattr(SlotStream, "_forward", counted)
+
+    def turns(stream: Stream) -> dict[int, list[int]]:
+        said: dict[int, list[int]] = {}
+        for key in range(12):
+            stream.submit(key, prompts[key], key)
+        for step in range(200):
+            if step == 2:
+                for key in range(12, 24):
+                    stream.submit(key, prompts[key], key)
+            for key, completion in stream.step():
+                again = key in said
+                said.setdefault(key, []).extend(completion.ids)
+                if again:
+                    stream.drop(key)
+                else:
+                    stream.extend(key, [40, 41, key % 2 + 42], key + 100)
+        return said
+
+    with engine.open(PARAMS, 24) as kept, BatchStream(engine.generate, PARAMS, 24) as anew:
+        ours, theirs = turns(kept), turns(anew)
+    assert len(ours) == 24
+    assert ours == theirs
+    assert read[0] == sum(len(prompts[key]) for key in range(3)), "three prompts were read for twelve sequences"
+
+
 def test_columns_are_squeezed_out_and_do_not_pile_up(loaded: LoadedModel) -> None:
     with engine_of(loaded).open(PARAMS, 4) as stream:
         converse(stream, list(range(60)), 4, 4)

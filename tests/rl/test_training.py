@@ -113,6 +113,8 @@ def test_every_credit_rule_trains(organism: Path, tmp_path: Path, credit: str) -
     assert any(row["grad_norm"] > 0 for row in steps_of(manifest))
     if credit == "monte-carlo":
         assert all(row["episodes/value_tokens"] > 0 for row in steps_of(manifest))
+    if credit == "step-groups":  # all members begin in the task's one state, and there is one turn
+        assert all(row["credit/singleton_share"] == 0 for row in steps_of(manifest))
 
 
 def test_two_phases_pay_process_first_and_outcomes_later(organism: Path, tmp_path: Path) -> None:
