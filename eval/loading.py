@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from palestra.envs.errors import PalestraError, UsageError, unknown_name
+from palestra.eval.columns import Columns, read_columns
 from palestra.eval.comparison import RunInfo
-from palestra.eval.records import first_difference, read_manifest, read_rows, sample_id, sample_name
+from palestra.eval.records import first_difference, read_manifest, sample_name
 from palestra.eval.stats.discovery import Fresh
 from palestra.eval.stats.passk import IntArray
 
@@ -23,28 +25,27 @@ class LoadedRun:
     info: RunInfo
     env: str
     """Environment id."""
-    outcomes: dict[str, dict[int, dict[int, float]]]
-    """Variant, problem, sample -> outcome."""
+    outcomes: dict[str, dict[int, npt.NDArray[np.uint8]]]
+    """Variant, problem -> outcomes of its samples, counted from sample 0 without a gap."""
     keys: dict[str, dict[int, str]]
     """Variant, problem -> content key."""
 
     def samples_per_problem(self) -> int:
         """Number of samples, counted from sample 0 without a gap, that every problem has."""
-        return min(_unbroken(samples) for problems in self.outcomes.values() for samples in problems.values())
+        return min(len(outcomes) for problems in self.outcomes.values() for outcomes in problems.values())
 
     def successes(self, variant: str, problems: Sequence[int], n: int) -> IntArray:
         """Count the successes among the first n samples of each problem."""
         drawn = self.outcomes[variant]
-        return np.array([sum(drawn[p][s] for s in range(n)) for p in problems]).astype(np.int64)
+        return np.array([int(drawn[p][:n].sum()) for p in problems]).astype(np.int64)
 
     def later(self, variant: str, problems: Sequence[int], n: int) -> Fresh | None:
         """Return the samples that come after the first n of each problem; None where there are none."""
         drawn = self.outcomes[variant]
-        ends = np.array([_unbroken(drawn[p]) for p in problems])
-        if not np.any(ends > n):
+        fresh = np.array([len(drawn[p]) - n for p in problems]).astype(np.int64)
+        if not np.any(fresh > 0):
             return None
-        solved = [sum(drawn[p][s] for s in range(n, end)) for p, end in zip(problems, ends, strict=True)]
-        return Fresh(ends - n, np.array(solved).astype(np.int64))
+        return Fresh(fresh, np.array([int(drawn[p][n:].sum()) for p in problems]).astype(np.int64))
 
 
 def load_runs(runs: Sequence[str | Path], variants: Sequence[str] | None) -> list[LoadedRun]:
@@ -82,14 +83,6 @@ def load_control(run: str | Path, base: LoadedRun) -> LoadedRun:
     return control
 
 
-def _unbroken(samples: dict[int, float]) -> int:
-    # A killed run has gaps where slow episodes were in flight; counting past them would favour fast ones.
-    count = 0
-    while count in samples:
-        count += 1
-    return count
-
-
 def _label_and_path(run: str | Path) -> tuple[str, Path]:
     label, separator, rest = str(run).partition("=")
     if separator and label and rest and not Path(run).exists():
@@ -99,31 +92,42 @@ def _label_and_path(run: str | Path) -> tuple[str, Path]:
 
 def _load(label: str, path: Path, variants: Sequence[str] | None) -> LoadedRun:
     manifest = read_manifest(path)
-    rows = read_rows(path)
-    if not rows:
+    columns = read_columns(path)
+    if not len(columns.problem):
         raise UsageError(f"{path} holds no samples yet; run `palestra eval` on it first.")
     if not isinstance(manifest.get("sampling"), dict):
         raise UsageError(f'the manifest of {path} does not state its "sampling" settings; evaluate it again.')
-    known = {row["variant"] for row in rows}
     for name in variants or ():
-        if name not in known:
-            raise unknown_name(f"variant of run {label}", name, known)
-    rows = [row for row in rows if not variants or row["variant"] in variants]
-    broken = [row for row in rows if row["error"] is not None]
+        if name not in columns.variants:
+            raise unknown_name(f"variant of run {label}", name, columns.variants)
+    chosen = [name for name in columns.variants if not variants or name in variants]
+    broken = [(key, error) for key, error in columns.broken if key[0] in chosen]
     if broken:
-        listed = "; ".join(f"{sample_name(sample_id(row))}: {row['error']}" for row in broken[:3])
+        listed = "; ".join(f"{sample_name(key)}: {error}" for key, error in broken[:3])
         raise PalestraError(
             f"{path} has {len(broken)} samples that ended in an infrastructure error ({listed}"
             f"{'; ...' if len(broken) > 3 else ''}); resume the run to draw them again."
         )
-    outcomes: dict[str, dict[int, dict[int, float]]] = {}
+    outcomes: dict[str, dict[int, npt.NDArray[np.uint8]]] = {}
     keys: dict[str, dict[int, str]] = {}
-    for row in rows:
-        variant, problem, sample = sample_id(row)
-        outcomes.setdefault(variant, {}).setdefault(problem, {})[sample] = row["outcome"]
-        if keys.setdefault(variant, {}).setdefault(problem, row["key"]) != row["key"]:
+    for name in chosen:
+        outcomes[name], keys[name] = _by_problem(columns, name, path)
+    return LoadedRun(RunInfo(label, path, manifest), columns.env, outcomes, keys)
+
+
+def _by_problem(columns: Columns, variant: str, path: Path) -> tuple[dict[int, npt.NDArray[np.uint8]], dict[int, str]]:
+    rows = np.flatnonzero(columns.variant == columns.variants.index(variant))
+    rows = rows[np.lexsort((columns.sample[rows], columns.problem[rows]))]
+    problems, starts = np.unique(columns.problem[rows], return_index=True)
+    outcomes, keys = {}, {}
+    for problem, part in zip(problems.tolist(), np.split(rows, starts[1:]), strict=True):
+        if np.any(columns.key[part] != columns.key[part[0]]):
             raise PalestraError(f"{path} holds two different tasks as problem {problem} of {variant}.")
-    return LoadedRun(RunInfo(label, path, manifest), rows[0]["env"], outcomes, keys)
+        keys[problem] = columns.keys[columns.key[part[0]]]
+        # A killed run has gaps where slow episodes were in flight; counting past them would favour fast ones.
+        gaps = np.flatnonzero(columns.sample[part] != np.arange(len(part)))
+        outcomes[problem] = columns.outcome[part[: gaps[0] if len(gaps) else None]]
+    return outcomes, keys
 
 
 def _check_comparable(runs: Sequence[LoadedRun]) -> None:

@@ -20,6 +20,9 @@ MANIFEST = "manifest.json"
 SAMPLES = "samples.jsonl"
 TRAJECTORIES = "trajectories"
 
+CHECKSUM = len(b',"crc":"00000000"}')
+"""Bytes by which a line ends: a checksum of what stands before."""
+
 SampleId = tuple[str, int, int]
 """(variant, problem, sample)."""
 
@@ -179,7 +182,6 @@ def sample_line(record: SampleRecord) -> bytes:
 
 
 _BATCH = 4096
-_CHECKSUM = len(b',"crc":"00000000"}')
 _FIELDS = {field.name for field in fields(SampleRecord)}
 _REQUIRED = {field.name for field in fields(SampleRecord) if field.default is MISSING} | {"part", "offset", "v"}
 
@@ -212,8 +214,8 @@ def _parsed(file: Path, start: int, batch: list[bytes]) -> list[Any]:
     bodies = []
     for number, line in enumerate(batch, start=start + 1):
         body = line
-        if line[-_CHECKSUM:-10] == b',"crc":"':  # lines of older runs have none
-            body = line[:-_CHECKSUM]
+        if line[-CHECKSUM:-10] == b',"crc":"':  # lines of older runs have none
+            body = line[:-CHECKSUM]
             if b"%08x" % crc32(body) != line[-10:-2]:
                 raise PalestraError(
                     f"{file} line {number} is not what was written (its checksum differs); delete the line to have "

@@ -1,4 +1,4 @@
-"""How many problems, samples and seeds a claim needs, from a pilot's counts (docs/statistics.md, 15).
+"""How many problems, samples and seeds a claim needs, from a pilot's counts (docs/statistics.md, 16).
 
 The variance of a mean difference has two parts: problems differ, which only more problems help against, and
 samples are luck, which more samples help against. A pilot with 2k <= n samples tells both apart without bias.

@@ -106,10 +106,10 @@ def test_a_stopped_search_brackets_what_a_whole_one_finds(
     envs: list[TextEnv], codec: ChatCodec, model: FewTokens
 ) -> None:
     for env in envs:
-        whole = success_probability(model, codec, env, 1, max_tokens=3, tolerance=0.0)
+        whole = success_probability(model, codec, env, 1, max_tokens=2, tolerance=0.0)
         assert whole.high - whole.low < 1e-6
         for budget in (1, 3, 10):
-            part = success_probability(model, codec, env, 1, max_tokens=3, tolerance=0.0, budget=budget)
+            part = success_probability(model, codec, env, 1, max_tokens=2, tolerance=0.0, budget=budget)
             assert part.low - 1e-9 <= whole.low <= part.high + 1e-9
             assert part.expansions <= budget
     loose = success_probability(model, codec, envs[0], 1, max_tokens=3, tolerance=0.2)
