@@ -125,6 +125,7 @@ def _local_episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[Pl
     from palestra.eval.power import PowerEngine, PowerSettings
 
     plain: Engine
+    power = None
     if settings.engine == "vllm":
         source, tokenizer, max_length = load_tokenizer(settings.model)
         codec = ChatCodec(tokenizer)
@@ -132,11 +133,10 @@ def _local_episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[Pl
     else:
         loaded = load_model(settings.model)
         codec, max_length = ChatCodec(loaded.tokenizer), loaded.max_length
-        plain = TransformersEngine(loaded.model, codec.stop_ids, codec.pad_id)
-    power = None
-    if settings.power_alpha is not None:
-        how = PowerSettings(alpha=settings.power_alpha, block=settings.power_block, moves=settings.power_moves)
-        power = PowerEngine(plain, how)
+        plain = own = TransformersEngine(loaded.model, codec.stop_ids, codec.pad_id)
+        if settings.power_alpha is not None:
+            how = PowerSettings(alpha=settings.power_alpha, block=settings.power_block, moves=settings.power_moves)
+            power = PowerEngine(own, how)
     params = SamplingParams(settings.max_tokens, settings.temperature, settings.top_p)
     for variant in settings.variant:
         keys = {Episode(p, _seed(settings, (v, p, s))): (v, p, s) for v, p, s in todo if v == variant}
