@@ -1,5 +1,6 @@
 """The machines of the fake E2B: each is a folder of this machine, and the processes started for it."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -82,6 +83,10 @@ class Machine:
                 except ProcessLookupError:
                     pass
             process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                with contextlib.suppress(OSError):  # what was not written yet goes nowhere
+                    if pipe is not None:
+                        pipe.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
