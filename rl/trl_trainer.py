@@ -50,7 +50,7 @@ class AgentGRPOTrainer(GRPOTrainer):
     def _episodes(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         columns = self.sampler(prompts, trainer)
         for name, value in self.sampler.statistics.items():
-            self._record(f"episodes/{name}" if "/" not in name else name, value)
+            self.record(f"episodes/{name}" if "/" not in name else name, value)
         return columns
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class AgentGRPOTrainer(GRPOTrainer):
         if any(stale for _, stale in together):
             found = [part for part in gather([sampling_mismatch(self.model, batch, self.temperature)]) if part]
             for name in found[0] if found else ():
-                self._record(f"sampling/{name}", mean(part[name] for part in found))
+                self.record(f"sampling/{name}", mean(part[name] for part in found))
         return batch
 
     def _token_advantages(self, rows: list[dict[str, Any]], completion_ids: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ class AgentGRPOTrainer(GRPOTrainer):
             for row in rows
         ]
         if self._rule.function is step_group_credit:
-            self._record("credit/singleton_share", singleton_share(episodes, size))
+            self.record("credit/singleton_share", singleton_share(episodes, size))
         options: dict[str, Any] = {**self._credit_options, "step": self.state.global_step}
         if "values" in self._rule.needs:
             options["values"] = [row["values"] for row in rows]
@@ -118,7 +118,8 @@ class AgentGRPOTrainer(GRPOTrainer):
         self._seconds.clear()
         super().log(logs, *args, **kwargs)
 
-    def _record(self, name: str, value: float) -> None:
+    def record(self, name: str, value: float) -> None:
+        """Have a number in the next log."""
         self._metrics["train" if self.model.training else "eval"][name].append(value)
 
 

@@ -91,4 +91,9 @@ class Validation(TrainerCallback):
         outcomes = gather(outcomes)
         score = sum(outcomes) / max(1, len(outcomes))
         self.history.append((step, score))
-        self.trainer.log({"validation/pass@1": score, "validation/episodes": float(len(outcomes))})
+        found = {"validation/pass@1": score, "validation/episodes": float(len(outcomes))}
+        if step:  # with the step's own numbers: a log of its own would take their place
+            for name, value in found.items():
+                self.trainer.record(name, value)
+        else:
+            self.trainer.log(found)

@@ -88,6 +88,13 @@ def test_a_reset_comes_when_the_validation_no_longer_improves(organism: Path, tm
     assert manifest["resets"] == [2, 5], "after a reset the first score is the one to beat"
 
 
+def test_a_validated_step_keeps_its_own_numbers(organism: Path, tmp_path: Path) -> None:
+    manifest = run(organism, tmp_path / "run", validate_every=2, validate_problems=4)
+    assert [row["step"] for row in steps_of(manifest)] == [1, 2, 3, 4]
+    assert all("grad_norm" in row and "entropy" in row for row in steps_of(manifest))
+    assert [row["step"] for row in manifest["history"] if "validation/pass@1" in row] == [0, 2, 4]
+
+
 def test_validation_tasks_are_never_trained_on(organism: Path, tmp_path: Path) -> None:
     env = make("test/Early-v0")
     held, rest = (task_stream(0, env, held_out=flag) for flag in (True, False))
