@@ -90,3 +90,13 @@ def test_power_sampling_is_a_run_of_its_own_with_its_cost(tmp_path: Path, organi
         assert sample.tokens_drawn > sample.tokens_out
     with pytest.raises(UsageError, match="sampling.power"):
         evaluate(EvalSettings.model_validate({**wanted, "out": runs[0]}))
+
+
+def test_where_there_are_fewer_problems_all_are_taken_unless_a_number_was_asked_for(tmp_path: Path) -> None:
+    from palestra.cli.evaluate import evaluate as command
+
+    few = {"model": "random", "env": "palestra/Taxi-v0", "samples": 1}
+    with pytest.raises(UsageError, match="ask for fewer problems"):
+        evaluate(EvalSettings.model_validate({**few, "out": tmp_path / "asked", "problems": 100}))
+    command(EvalSettings.model_validate({**few, "out": tmp_path / "all"}))
+    assert 0 < len(read_samples(tmp_path / "all")) < 100
