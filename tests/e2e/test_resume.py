@@ -73,7 +73,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
 
 @pytest.mark.parametrize("more", ["", "--lora-rank 4 --validate-every 5"], ids=["all-weights", "lora"])
 def test_kills_at_random_moments_change_nothing(more: str, organism: Path, contrast: str) -> None:
-    """`bench/resume.py` in small; docs/results/training.md has 20 kills."""
+    """`bench/resume.py` in small."""
     command = [sys.executable, str(BENCH / "resume.py"), str(organism), "--env", contrast, "--kills", "3"]
     command += ["--steps", "16", *(["--train", more] if more else [])]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
