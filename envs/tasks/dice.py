@@ -31,7 +31,7 @@ from palestra.envs.tools.calculator import Calculator
         "wording": {"reworded": True},
         "tool-renamed": {"tools": (Calculator("abacus"),)},
         "no-tool": {"tools": ()},
-        "train-small": {"dice": (2, 2), "sides": (2, 8)},
+        "train-small": {"dice": (2, 2), "sides": (2, 12)},
     },
 )
 class Dice(TextEnv):
