@@ -2,14 +2,16 @@
 
     python bench/resume.py MODEL --env ID [--kills 20] [--steps 60] [--seed 0] [--train "--lora-rank 8"]
 
-Of three kills one comes within a few steps of training, one while a checkpoint is being written (within 0.1 s of the
-first of its files), and one while the process starts. The run has everything that must be carried over: dynamic
+Of three kills one comes within a few steps of training, one while a checkpoint is being written (within 0.02 s of the
+first of its files), and one while the process starts. Moments are counted in steps, not in seconds, so that the run is
+never over before its last kill. The run has everything that must be carried over: dynamic
 sampling with groups left over, an optimiser, a reference that is reset, validation, monitors. Exits 1 unless weights,
 optimiser, reference and all logged numbers but times are bit-equal.
 """
 
 import argparse
 import json
+import math
 import os
 import random
 import shlex
@@ -49,14 +51,12 @@ def main() -> int:
         moments: Counter[str] = Counter()
         for number in range(1, args.kills + 1):
             phase = ("starting", "training", "saving")[number % 3]
-            longest = {"starting": starting, "training": 2 * training / args.kills, "saving": 0.1}[phase]
+            longest = {"starting": starting, "training": training / args.steps, "saving": 0.02}[phase]
+            steps = rng.randint(1, max(1, args.steps // args.kills - 2)) if phase == "training" else 0
             wait = rng.uniform(0, longest)
-            if kill(command, killed, wait, phase):
-                moment = moment_of(killed)
-            else:
-                moment = "none: the run had ended"
-            moments[moment] += 1
-            print(f"kill {number}: after {wait:.2f} s of {phase}; {moment}", flush=True)
+            kill(command, killed, phase, steps, wait)
+            moments[moment_of(killed)] += 1
+            print(f"kill {number}: {phase}, after {steps} steps and {wait:.2f} s; {moment_of(killed)}", flush=True)
         finish(command, killed)
         wrong = differences(whole, killed)
     print(f"{args.kills} kills: {', '.join(f'{n} {moment}' for moment, n in sorted(moments.items()))}")
@@ -84,27 +84,38 @@ def finish(command: list[str], out: Path) -> tuple[float, float]:
     return first - began, time.perf_counter() - first
 
 
-def wait_for_step(process: "subprocess.Popen[bytes]", out: Path) -> float:
-    """Return when the process has been through its first step, or ended."""
+def wait_for_step(process: "subprocess.Popen[bytes]", out: Path, longest: float = math.inf) -> float:
+    """Return when the process has been through one more step, or ended, or after `longest` seconds."""
     shown = out / "episodes.txt"  # grows with every step
     before = shown.stat().st_size if shown.exists() else 0
+    end = time.perf_counter() + longest
     while process.poll() is None and not (shown.exists() and shown.stat().st_size > before):
+        if time.perf_counter() > end:
+            break
         time.sleep(0.005)
     return time.perf_counter()
 
 
-def kill(command: list[str], out: Path, wait: float, phase: str) -> bool:
-    """Start or resume, SIGKILL after so many seconds of a phase; returns whether it still ran."""
+def kill(command: list[str], out: Path, phase: str, steps: int, wait: float) -> None:
+    """Start or resume, and SIGKILL so many steps and seconds into a phase; a start ends with its first step.
+
+    Raises:
+        SystemExit: The run was over first.
+    """
     process = start(command, out)
-    if phase != "starting":
-        wait_for_step(process, out)
-    while phase == "saving" and process.poll() is None and moment_of(out) != IN_CHECKPOINT:
-        time.sleep(0.001)
-    time.sleep(wait)
-    ran = process.poll() is None
+    if phase == "starting":
+        wait_for_step(process, out, wait)
+    else:
+        for _ in range(steps):
+            wait_for_step(process, out)
+        while phase == "saving" and process.poll() is None and moment_of(out) != IN_CHECKPOINT:
+            time.sleep(0.001)
+        time.sleep(wait)
+    over = process.poll() is not None
     process.kill()
     process.wait()
-    return ran
+    if over:
+        raise SystemExit("the run was over before it could be killed; give it more --steps")
 
 
 def moment_of(out: Path) -> str:

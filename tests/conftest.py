@@ -4,11 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("palestra", deadline=None)  # other work on the machine is no failure
-hypothesis.settings.load_profile("palestra")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 

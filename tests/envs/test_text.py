@@ -188,6 +188,6 @@ def test_a_turn_of_a_million_characters_costs_little(kind: str) -> None:
     try:
         before = time.thread_time()
         env.step(HUGE[kind])
-        assert time.thread_time() - before < 2.0  # what grows with the square of the length takes minutes
+        assert time.thread_time() - before < 1.0
     finally:
         gc.enable()

@@ -77,7 +77,8 @@ def test_a_slow_step_is_caught(limits: TimeLimits) -> None:
     subject = Subject("toy/Slow-v0", "test", Settings(episodes=5), limits)
     assert found_by("oracle", subject) == []
     [problem] = found_by("latency", subject)
-    assert re.search(r"one step in twenty takes more than [1-9]\d\d ms", problem.message)
+    [said] = re.findall(r"one step in twenty takes more than (\d+) ms", problem.message)
+    assert 110 <= int(said) < 1_000  # it sleeps for 110, and a busy machine adds to that
 
 
 def test_an_exception_is_told_with_its_place_and_turn(limits: TimeLimits) -> None:
