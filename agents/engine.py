@@ -1,5 +1,6 @@
 """The seam to whatever samples tokens. An engine knows tokens; it never knows what an environment is."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -86,7 +87,70 @@ Generate = Callable[[Sequence[Sequence[int]], SamplingParams, Sequence[int]], li
 """(token prompts, parameters, one seed per prompt) -> one completion per prompt."""
 
 
-class BatchStream:
+class TurnStream(ABC):
+    """A stream that asks for every turn with its whole sequence: what keeps prefixes, if anything, lies behind it.
+
+    Args:
+        most: Sequences that will be held at once, at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: dict[int, list[int]] = {}
+
+    @abstractmethod
+    def _ask(self, key: int, seed: int) -> None:
+        """Have a turn sampled after a held sequence."""
+
+    @abstractmethod
+    def _forget(self, key: int) -> None:
+        """Give up the turn that is being sampled for a sequence, if there is one."""
+
+    @abstractmethod
+    def _collect(self) -> list[tuple[int, Completion]]:
+        """Work for a moment; return the turns that came to their end."""
+
+    def room(self) -> int:
+        """Return how many more sequences may be submitted."""
+        return self._most - len(self._held)
+
+    def submit(self, key: int, ids: Sequence[int], seed: int) -> None:
+        """Begin a sequence."""
+        self._held[key] = list(ids)
+        self._ask(key, seed)
+
+    def extend(self, key: int, ids: Sequence[int], seed: int) -> None:
+        """Add tokens to a sequence."""
+        self._held[key] += ids
+        self._ask(key, seed)
+
+    def drop(self, key: int) -> None:
+        """Forget a sequence."""
+        del self._held[key]
+        self._forget(key)
+
+    def step(self) -> list[tuple[int, Completion]]:
+        """Work for a moment; returns the turns that came to their end."""
+        finished = self._collect()
+        for key, completion in finished:
+            self._held[key] += completion.ids
+        return finished
+
+    def close(self) -> None:
+        """Forget all sequences."""
+        for key in list(self._held):
+            self.drop(key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class BatchStream(TurnStream):
     """A stream over a function that samples a batch from nothing: every turn reads its whole sequence again.
 
     Args:
@@ -96,48 +160,20 @@ class BatchStream:
     """
 
     def __init__(self, generate: Generate, params: SamplingParams, most: int) -> None:
-        self._generate, self._params, self._most = generate, params, most
-        self._held: dict[int, list[int]] = {}
+        super().__init__(most)
+        self._generate, self._params = generate, params
         self._asked: dict[int, int] = {}
 
-    def room(self) -> int:
-        """Return how many more sequences may be submitted."""
-        return self._most - len(self._held)
-
-    def submit(self, key: int, ids: Sequence[int], seed: int) -> None:
-        """Begin a sequence."""
-        self._held[key] = list(ids)
+    def _ask(self, key: int, seed: int) -> None:
         self._asked[key] = seed
 
-    def extend(self, key: int, ids: Sequence[int], seed: int) -> None:
-        """Add tokens to a sequence."""
-        self._held[key] += ids
-        self._asked[key] = seed
-
-    def drop(self, key: int) -> None:
-        """Forget a sequence."""
-        del self._held[key]
+    def _forget(self, key: int) -> None:
         self._asked.pop(key, None)
 
-    def step(self) -> list[tuple[int, Completion]]:
+    def _collect(self) -> list[tuple[int, Completion]]:
         """Sample all turns that are asked for, to their end."""
         asked, self._asked = self._asked, {}
         if not asked:
             return []
         done = self._generate([self._held[key] for key in asked], self._params, list(asked.values()))
-        for key, completion in zip(asked, done, strict=True):
-            self._held[key] += completion.ids
         return list(zip(asked, done, strict=True))
-
-    def close(self) -> None:
-        """Forget all sequences."""
-        self._held.clear()
-        self._asked.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -6,12 +6,11 @@ precision), which is why the trainer then takes the policy ratio against the log
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, Self
 
-from palestra.agents.engine import Completion, SamplingParams
+from palestra.agents.engine import Completion, SamplingParams, TurnStream
 from palestra.envs.errors import MissingPrerequisiteError, UsageError
 
 _SETTINGS = {
@@ -54,14 +53,14 @@ class VLLMEngine:
         return VLLMStream(self._llm.llm_engine, self._stop_ids, params, most)
 
 
-class VLLMStream:
+class VLLMStream(TurnStream):
     """A stream over vLLM's engine loop."""
 
     def __init__(self, engine: Any, stop_ids: list[int], params: SamplingParams, most: int) -> None:
         from vllm.sampling_params import RequestOutputKind
 
-        self._engine, self._most = engine, most
-        self._held: dict[int, list[int]] = {}
+        super().__init__(most)
+        self._engine = engine
         self._asked: dict[str, int] = {}
         self._count = 0
         self._options = {
@@ -76,57 +75,27 @@ class VLLMStream:
             "output_kind": RequestOutputKind.FINAL_ONLY,
         }
 
-    def room(self) -> int:
-        """Return how many more sequences may be submitted."""
-        return self._most - len(self._held)
-
-    def submit(self, key: int, ids: Sequence[int], seed: int) -> None:
-        """Begin a sequence."""
-        self._held[key] = list(ids)
-        self._ask(key, seed)
-
-    def extend(self, key: int, ids: Sequence[int], seed: int) -> None:
-        """Add tokens to a sequence."""
-        self._held[key] += ids
-        self._ask(key, seed)
-
-    def drop(self, key: int) -> None:
-        """Forget a sequence."""
-        del self._held[key]
+    def _forget(self, key: int) -> None:
         asked = [request for request, held in self._asked.items() if held == key]
         if asked:
             self._engine.abort_request(asked)
         for request in asked:
             del self._asked[request]
 
-    def step(self) -> list[tuple[int, Completion]]:
-        """Sample one more token of every turn; returns the turns that ended."""
+    def _collect(self) -> list[tuple[int, Completion]]:
+        """Sample one more token of every turn."""
         if not self._asked:
             return []
         finished = []
         for output in self._engine.step():
             if not output.finished or output.request_id not in self._asked:
                 continue
-            key = self._asked.pop(output.request_id)
             (sampled,) = output.outputs
             ids = list(sampled.token_ids)
             logprobs = [at[token].logprob for at, token in zip(sampled.logprobs, ids, strict=True)]
-            self._held[key] += ids
-            finished.append((key, Completion(ids, logprobs, "eos" if sampled.finish_reason == "stop" else "length")))
+            completion = Completion(ids, logprobs, "eos" if sampled.finish_reason == "stop" else "length")
+            finished.append((self._asked.pop(output.request_id), completion))
         return finished
-
-    def close(self) -> None:
-        """Forget all sequences."""
-        for key in list(self._held):
-            self.drop(key)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _ask(self, key: int, seed: int) -> None:
         from vllm import SamplingParams as Options

@@ -5,15 +5,14 @@ files in shared memory, without a copy on disk. It keeps prefixes, so a turn cos
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from palestra.agents.engine import Completion, SamplingParams
+from palestra.agents.engine import Completion, SamplingParams, TurnStream
 from palestra.agents.vllm_engine import merged_weights
 from palestra.envs.errors import PalestraError, UsageError
 
@@ -36,7 +35,9 @@ class VLLMServerEngine:
     """
 
     def __init__(self, address: str, stop_ids: frozenset[int]) -> None:
-        self._client = httpx.Client(base_url=address.rstrip("/"), timeout=_PATIENCE_S, limits=httpx.Limits())
+        self._client = httpx.Client(
+            base_url=address.rstrip("/"), timeout=_PATIENCE_S, limits=httpx.Limits()
+        )  # as many connections as turns
         self._stop_ids = sorted(stop_ids)
         try:
             models = self._client.get("/v1/models").raise_for_status().json()["data"]
@@ -92,36 +93,25 @@ class VLLMServerEngine:
             raise PalestraError(f"the vLLM server did not take the weights: {reply.text[:300]}")
 
 
-class VLLMServerStream:
+class VLLMServerStream(TurnStream):
     """A stream over a vLLM server: a request per turn, all at the same time."""
 
     def __init__(self, client: httpx.Client, options: Mapping[str, Any], most: int) -> None:
-        self._client, self._options, self._most = client, options, most
+        super().__init__(most)
+        self._client, self._options = client, options
         self._threads = ThreadPoolExecutor(most, "palestra-vllm")
-        self._held: dict[int, list[int]] = {}
         self._asked: dict[Future[Completion], int] = {}
 
-    def room(self) -> int:
-        """Return how many more sequences may be submitted."""
-        return self._most - len(self._held)
+    def close(self) -> None:
+        """Forget all sequences; turns that are being sampled are thrown away."""
+        super().close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def submit(self, key: int, ids: Sequence[int], seed: int) -> None:
-        """Begin a sequence."""
-        self._held[key] = list(ids)
-        self._ask(key, seed)
-
-    def extend(self, key: int, ids: Sequence[int], seed: int) -> None:
-        """Add tokens to a sequence."""
-        self._held[key] += ids
-        self._ask(key, seed)
-
-    def drop(self, key: int) -> None:
-        """Forget a sequence; the turn that it is given meanwhile is thrown away."""
-        del self._held[key]
+    def _forget(self, key: int) -> None:
         self._asked = {future: held for future, held in self._asked.items() if held != key}
 
-    def step(self) -> list[tuple[int, Completion]]:
-        """Wait a moment for turns to end; returns those that did.
+    def _collect(self) -> list[tuple[int, Completion]]:
+        """Wait a moment for turns to end.
 
         Raises:
             PalestraError: The server failed.
@@ -129,24 +119,7 @@ class VLLMServerStream:
         if not self._asked:
             return []
         done, _ = wait(self._asked, _STEP_S, FIRST_COMPLETED)
-        finished = [(self._asked.pop(future), future.result()) for future in done]
-        for key, completion in finished:
-            self._held[key] += completion.ids
-        return finished
-
-    def close(self) -> None:
-        """Forget all sequences."""
-        self._held.clear()
-        self._asked.clear()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        return [(self._asked.pop(future), future.result()) for future in done]
 
     def _ask(self, key: int, seed: int) -> None:
         self._asked[self._threads.submit(self._sample, list(self._held[key]), seed)] = key
