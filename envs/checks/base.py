@@ -20,6 +20,8 @@ BLOCKING_STEP_S = RESET_S = 60.0
 """Seconds that a step of a blocking environment, and everything else of an environment, may take."""
 BLOCKING_SHARE = 10
 """How many times fewer malformed actions a blocking environment is given."""
+LUCK = 0.001
+"""Share of sound environments that a judgement of rates may fail by luck: thousands of rates are judged."""
 GUESSABLE, COPY, FEW_TASKS, LENIENT = "guessable", "copy", "few-tasks", "lenient"
 """Flags of an environment that the checks heed: chance solves more of it than it may elsewhere, a part of the prompt
 is a right answer, there are fewer tasks than there should be, a foreign grader takes more than the answer in full.
@@ -167,8 +169,15 @@ def judged_by_text(env: TextEnv) -> bool:
 
 
 def surely_above(hits: int, count: int, limit: float) -> bool:
-    """Whether a rate is above a limit beyond what luck explains in one of a thousand cases: thousands are judged."""
-    return wilson(hits, count, z=3.090232306167813)[0] > limit
+    """Whether a rate is above a limit beyond what luck explains.
+
+    By the binomial distribution itself: an approximate interval is too sure of 2 successes in 3 trials.
+    """
+    if hits == 0 or limit >= 1:
+        return False
+    from scipy.special import betainc
+
+    return bool(betainc(hits, count - hits + 1, limit) < LUCK)  # P(X >= hits) at the limit
 
 
 def shorten(text: str, length: int = 100) -> str:
@@ -176,10 +185,11 @@ def shorten(text: str, length: int = 100) -> str:
     return repr(text) if len(text) <= length else f"{text[:length]!r}... ({len(text):,} characters)"
 
 
-def wilson(hits: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Return the score interval of a proportion (Wilson 1927), of 95 % unless another quantile is given."""
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a proportion (Wilson 1927)."""
     if count == 0:
         return 0.0, 1.0
+    z = 1.959963984540054
     centre = (hits + z * z / 2) / (count + z * z)
     half = z * sqrt(hits * (count - hits) / count + z * z / 4) / (count + z * z)
     return max(0.0, centre - half), min(1.0, centre + half)

@@ -7,10 +7,11 @@ import pytest
 from broken_envs import Sound
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from palestra.envs import spec
 from palestra.envs.checks import Problem, Report, Settings, check
-from palestra.envs.checks.base import Subject, wilson
+from palestra.envs.checks.base import Subject, surely_above, wilson
 from palestra.envs.checks.families import CHECKS, found_by
 from palestra.envs.checks.leaks import copies
 from palestra.envs.checks.limits import OutOfTimeError, TimeLimits
@@ -165,6 +166,21 @@ def test_limits_interrupt_and_give_the_alarm_back(limits: TimeLimits) -> None:
 )
 def test_the_interval_is_wilsons(hits: int, count: int, low: float, high: float) -> None:
     assert wilson(hits, count) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(count=st.integers(1, 300), limit=st.floats(0.001, 0.999))
+def test_luck_seldom_puts_a_rate_above_its_limit(count: int, limit: float) -> None:
+    claimed = [hits for hits in range(count + 1) if surely_above(hits, count, limit)]
+    assert claimed == list(range(count + 1 - len(claimed), count + 1))
+    if claimed:
+        assert binom.sf(claimed[0] - 1, count, limit) < 0.001 <= binom.sf(claimed[0] - 2, count, limit) * 1.000001
+
+
+def test_few_trials_settle_little() -> None:
+    assert not surely_above(2, 3, 0.1)  # one in 36 of such environments
+    assert not surely_above(0, 0, 0.1)
+    assert surely_above(3, 3, 0.05)
+    assert not surely_above(3, 3, 1.0)
 
 
 @given(st.text())
