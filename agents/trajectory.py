@@ -62,8 +62,8 @@ class Trajectory:
         return sum(self.mask)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the part that people read: messages, rewards, and how it ended."""
-        return {
+        """Return what people read (messages, rewards, how it ended) and the tokens behind it, where there are any."""
+        read = {
             "task": str(self.task),
             "key": self.key,
             "messages": self.messages,
@@ -71,3 +71,7 @@ class Trajectory:
             "process": self.process,
             "stop": self.stop,
         }
+        if not self.completion_ids:
+            return read
+        turns = [[turn.start, turn.end] for turn in self.turns]
+        return {**read, "tokens": {"completion_ids": self.completion_ids, "turns": turns}}

@@ -17,6 +17,7 @@ from palestra.envs.errors import UsageError
 from palestra.eval.comparison import Comparison, Curve, Difference, RunCurve, RunInfo, VariantComparison
 from palestra.eval.controls import hold_against
 from palestra.eval.loading import LoadedRun, load_control, load_runs, samples_to_compare
+from palestra.eval.reach import Reach, check_used, read_reach
 from palestra.eval.records import first_difference
 from palestra.eval.stats.intervals import ProblemBootstrap
 from palestra.eval.stats.passk import FloatArray, IntArray, k_grid, pass_at_k_curve
@@ -49,6 +50,7 @@ def compare_runs(
     seed: int = 0,
     controls: Sequence[str | Path] = (),
     chance: str | Path | None = None,
+    likelihoods: Sequence[str | Path] = (),
 ) -> Comparison:
     """Compare runs, the first being the reference, and judge what training did to each of the others.
 
@@ -63,6 +65,8 @@ def compare_runs(
         seed: Seed of the bootstrap.
         controls: Runs of the base sampled in another way (power sampling, a low temperature), on the same problems.
         chance: Run of the policy `random` on the same problems: its success rates are the chance rates.
+        likelihoods: Files of `palestra likelihood`, each about the base and one of the others: what they show to be
+            within the base's reach is no discovery.
 
     Raises:
         UsageError: A folder is no run, two runs share a label, or the runs cannot be compared; the message
@@ -75,6 +79,8 @@ def compare_runs(
     for control in others:
         _check_control(loaded[0], control)
     guesser = None if chance is None else load_control(chance, loaded[0])
+    reaches = [read_reach(path) for path in likelihoods]
+    check_used(reaches, loaded)
     rule = VerdictRule(alpha=alpha, resamples=resamples, seed=seed)
     names = sorted(loaded[0].outcomes, key=lambda name: (name != "test", name))
     return Comparison(
@@ -82,7 +88,7 @@ def compare_runs(
         sampling=loaded[0].info.manifest["sampling"],
         n=n,
         runs=tuple(run.info for run in loaded),
-        variants=tuple(_compare_variant(name, loaded, n, rule, others, guesser) for name in names),
+        variants=tuple(_compare_variant(name, loaded, n, rule, others, guesser, reaches) for name in names),
         alpha=alpha,
         resamples=resamples,
         seed=seed,
@@ -97,6 +103,7 @@ def _compare_variant(
     rule: VerdictRule,
     controls: Sequence[LoadedRun],
     guesser: LoadedRun | None,
+    reaches: Sequence[Reach],
 ) -> VariantComparison:
     problems = tuple(sorted(runs[0].keys[name]))
     bootstrap = ProblemBootstrap(len(problems), resamples=rule.resamples, alpha=rule.alpha, seed=rule.seed)
@@ -108,7 +115,7 @@ def _compare_variant(
     chance = None if guesser is None else _rates(guesser, name, problems)
     verdicts = tuple(
         RunVerdict(name, run.info.label, labels[0], problems, verdict(evidence, rule))
-        for run, evidence in zip(runs[1:], _evidence(name, problems, runs, successes, n, chance), strict=True)
+        for run, evidence in zip(runs[1:], _evidence(name, problems, runs, successes, n, chance, reaches), strict=True)
         if n > 1
     )
     pairs = [(i, 0) for i in range(1, len(runs))] + [(last, j) for j in range(1, last)]
@@ -163,6 +170,7 @@ def _evidence(
     successes: Sequence[IntArray],
     n: int,
     chance: FloatArray | None,
+    reaches: Sequence[Reach],
 ) -> list[Evidence]:
     """Gather what was measured of every run but the first against the first."""
     fresh = [run.later(variant, problems, n) for run in runs]
@@ -175,11 +183,22 @@ def _evidence(
             fresh_base=fresh[0],
             fresh_trained=fresh[i],
             chance=chance,
+            base_low=_base_low(runs[0], runs[i], variant, problems, reaches),
             # The seed of a sample depends on the run's seed and on what the sample is, not on the model.
             same_seeds=seeds[0] == seeds[i],
         )
         for i in range(1, len(runs))
     ]
+
+
+def _base_low(
+    base: LoadedRun, trained: LoadedRun, variant: str, problems: Sequence[int], reaches: Sequence[Reach]
+) -> FloatArray:
+    low = np.zeros(len(problems))
+    for reach in reaches:
+        if reach.is_of(base, trained):
+            low = np.maximum(low, reach.bounds(base, variant, problems))
+    return low
 
 
 def _notes(runs: Sequence[LoadedRun], n: int) -> list[str]:

@@ -26,7 +26,7 @@ from palestra.eval.stats.chance import chance_limit
 from palestra.eval.stats.coverage import excess
 from palestra.eval.stats.crossover import crossover_interval
 from palestra.eval.stats.discovery import Discoveries, DiscoveryRule, Fresh, candidates, confirm, samples_needed
-from palestra.eval.stats.exact import Floats
+from palestra.eval.stats.exact import Floats, theta
 from palestra.eval.stats.intervals import CurveIntervals, Interval, ProblemBootstrap
 from palestra.eval.stats.paired import Clusters
 from palestra.eval.stats.parts import Part
@@ -79,6 +79,9 @@ class Evidence:
     as discovered only what they all fail at."""
     chance: Floats | None = None
     """Chance rate of each problem, shape (m,); None for none."""
+    base_low: Floats | None = None
+    """Least success probability of the base on each problem, known otherwise than by counting its successes (such as
+    `mis_lower_bound`), shape (m,): a problem that it solves within the budget is not discovered."""
     clusters: Clusters | None = None
     """One cluster label per problem."""
     same_seeds: bool = False
@@ -93,6 +96,14 @@ class Evidence:
 
     def discovery_candidates(self, rule: DiscoveryRule) -> npt.NDArray[np.bool_]:
         """Tell which problems need fresh samples of the base, shape (m,)."""
+        return self._unlike_base(rule) & ~self.within_reach(rule)
+
+    def within_reach(self, rule: DiscoveryRule) -> npt.NDArray[np.bool_]:
+        """Tell which problems look discovered, and are known to be within the base's reach, shape (m,)."""
+        low = np.zeros(len(self.base)) if self.base_low is None else np.asarray(self.base_low, dtype=np.float64)
+        return self._unlike_base(rule) & (theta(low, rule.budget) > rule.eta)
+
+    def _unlike_base(self, rule: DiscoveryRule) -> npt.NDArray[np.bool_]:
         return candidates((self.n, self.base), (self.n, self.trained), rule, chance=self.chance_rates)
 
     def loss_candidates(self, rule: DiscoveryRule) -> npt.NDArray[np.bool_]:
@@ -170,6 +181,8 @@ def verdict(evidence: Evidence, rule: VerdictRule | None = None) -> Verdict:
         Label.LOSE: _discovery_reason(lost, "trained", "base", rule.discovery, evidence.fresh_trained),
         **{label: "; ".join(map(str, needed)) for label, needed in parts.items()},
     }
+    if reached := int(evidence.within_reach(rule.discovery).sum()):
+        reasons[Label.DISCOVER] += f"; {reached} more within the base's reach by its likelihood of the solutions"
     if discovered.confirmed.any() and not evidence.controls:
         reasons[Label.DISCOVER] += "; no control with the answer format shown to the base was run"
     needs = _discovery_needs(rule.discovery, (discovered, evidence.fresh_base), (lost, evidence.fresh_trained))

@@ -43,6 +43,14 @@ def compare(
             help="Run of `--model random` on the same problems: no claim is made where guessing wins.",
         ),
     ] = None,
+    likelihood: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="What `palestra likelihood BASE TRAINED --out FILE` wrote: problems that it shows to be within the "
+            "base's reach are no discoveries. Repeatable.",
+        ),
+    ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,7 +76,13 @@ def compare(
 
     required = [Requirement.parse(text) for text in require or ()]
     comparison = compare_runs(
-        runs, variants=variant, samples=samples, resamples=resamples, controls=control or (), chance=chance
+        runs,
+        variants=variant,
+        samples=samples,
+        resamples=resamples,
+        controls=control or (),
+        chance=chance,
+        likelihoods=likelihood or (),
     )
     if as_json:
         typer.echo(json.dumps(comparison.to_json()))
