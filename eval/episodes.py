@@ -1,10 +1,12 @@
 """Where the episodes of an evaluation come from: scripted policies, a model in this process, or one of a server."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
 from hashlib import sha256
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from palestra.agents.policies import OraclePolicy, RandomPolicy, play
 from palestra.agents.rollout import Episode
@@ -51,6 +53,14 @@ def model_identity(settings: EvalSettings) -> dict[str, str]:
     for path in weight_files(settings.model):
         digest.update(path.read_bytes())
     return {"name": settings.model, "weights": digest.hexdigest()[:16]}
+
+
+def training_cost(settings: EvalSettings) -> dict[str, Any]:
+    """Return what the model cost to train, as `training`, where its folder says so (`cost.json`)."""
+    try:
+        return {"training": json.loads((Path(settings.model) / "cost.json").read_text(encoding="utf-8"))}
+    except (OSError, ValueError):
+        return {}
 
 
 def episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[Played]:

@@ -32,7 +32,9 @@ class Reach:
         Raises:
             UsageError: A problem is another task there.
         """
-        found = next((v["problems"] for v in self.content["variants"] if v["name"] == variant), [])
+        found: list[dict[str, Any]] = next(
+            (v["problems"] for v in self.content["variants"] if v["name"] == variant), []
+        )
         known = {row["problem"]: row for row in found}
         for problem in problems:
             if problem in known and known[problem]["key"] != base.keys[variant][problem]:

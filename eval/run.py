@@ -11,7 +11,7 @@ from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.registry import make, spec
 from palestra.envs.sandbox import DEFAULT_SANDBOX
 from palestra.envs.sandbox.shared import enforced, use_sandbox
-from palestra.eval.episodes import POLICIES, episodes, model_identity, record, sample_seed
+from palestra.eval.episodes import POLICIES, episodes, model_identity, record, sample_seed, training_cost
 from palestra.eval.records import SampleId
 from palestra.eval.settings import DEFAULT_ENGINE, PROBLEMS, EvalSettings
 from palestra.eval.store import RunStore
@@ -52,6 +52,7 @@ def evaluate(settings: EvalSettings, *, only: Collection[SampleId] | None = None
         if only is None:
             count = settings.problems or PROBLEMS
             store.update_manifest(problems=count, samples=settings.samples, palestra=version("palestra"))
+            store.update_manifest(**training_cost(settings))
         done = store.done()
         todo = sorted(wanted - done)
         with ProgressReport(f"eval {settings.out.name}", "episodes", len(wanted), len(wanted & done)) as progress:

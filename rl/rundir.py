@@ -16,12 +16,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from palestra.envs.errors import UsageError
 from palestra.envs.folders import writable_folder, write_json
+from palestra.rl.cost import COST
 from palestra.rl.processes import rank
 
 MANIFEST = "manifest.json"
 LOCK = "train.lock"
 _COMPLETE = "COMPLETE"
-_FREE = {"track", "save_every", "show_every"}
+_FREE = {"track", "save_every", "show_every", "keep_checkpoints"}
 """Settings that a resumed run may change: they decide nothing about what is learned."""
 
 
@@ -99,10 +100,11 @@ class RunFolder:
     def _has_progress(self) -> bool:
         return self.last_checkpoint() is not None or (self.out / "rounds").is_dir()
 
-    def finish(self, **facts: Any) -> None:
-        """Record that the run is done, with what it cost."""
-        self.manifest.update(status="done", versions=versions(), **facts)
+    def finish(self, cost: dict[str, Any], **facts: Any) -> None:
+        """Record that the run is done, with what it cost (also written beside the weights)."""
+        self.manifest.update(status="done", versions=versions(), cost=cost, **facts)
         if not rank():
+            write_json(self.out / COST, cost)
             write_json(self.out / MANIFEST, self.manifest)
 
     def _check_same(self, existing: dict[str, Any]) -> None:

@@ -36,6 +36,9 @@ class RunSettings(BaseModel):
         "local", description="where tools run code: local, docker, e2b or unsafe-process (no isolation)"
     )
     save_every: PositiveInt = Field(50, description="steps between checkpoints")
+    keep_checkpoints: NonNegativeInt = Field(
+        2, description="how many of the last checkpoints are kept; 0 keeps all, for `palestra checkpoints`"
+    )
     track: Tracker = Field("tensorboard", description="where metrics go, besides the console")
 
 

@@ -3,12 +3,13 @@
 from typing import Any
 
 from datasets import Dataset
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainerState, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from palestra.agents.codec import ChatCodec
 from palestra.agents.models import LoadedModel, load_model
 from palestra.envs.registry import make
+from palestra.rl.cost import WriteCost
 from palestra.rl.data import IGNORE, PadRows, index_stream, solved, training_row
 from palestra.rl.processes import share
 from palestra.rl.progress import ProgressCallback
@@ -32,6 +33,17 @@ def fine_tune(settings: SFTSettings, run: RunFolder) -> None:
     rows = _rows(settings, codec)
     stopwatch = Stopwatch()
     keep = KeepState({"stopwatch": stopwatch})
+    tokens = settings.epochs * count_trained(rows)
+
+    def cost(state: TrainerState) -> dict[str, Any]:
+        return {
+            "optimiser_steps": state.global_step,
+            "demonstrations": settings.episodes,
+            "tokens_sampled": 0,
+            "tokens_trained": round(tokens * state.global_step / state.max_steps),
+            "seconds": round(stopwatch.elapsed(), 1),
+        }
+
     trainer = trainer_on(
         rows,
         loaded,
@@ -45,7 +57,7 @@ def fine_tune(settings: SFTSettings, run: RunFolder) -> None:
             max_length=None,
             packing=False,
         ),
-        [stopwatch, keep, MarkComplete(), ProgressCallback(f"sft {settings.env}", {"loss": "loss"})],
+        [stopwatch, keep, WriteCost(cost), MarkComplete(), ProgressCallback(f"sft {settings.env}", {"loss": "loss"})],
     )
     checkpoint = run.last_checkpoint()
     if checkpoint:
@@ -54,13 +66,7 @@ def fine_tune(settings: SFTSettings, run: RunFolder) -> None:
     trainer.save_model(str(run.out))
     run.finish(
         resumed_from=int(checkpoint.name.split("-")[1]) if checkpoint else 0,
-        cost={
-            "optimiser_steps": trainer.state.global_step,
-            "demonstrations": settings.episodes,
-            "tokens_sampled": 0,
-            "tokens_trained": settings.epochs * count_trained(rows),
-            "seconds": round(stopwatch.elapsed(), 1),
-        },
+        cost=cost(trainer.state),
         history=trainer.state.log_history,
     )
 

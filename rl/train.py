@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from datasets import Dataset
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainerState, set_seed
 from trl import GRPOConfig
 
 from palestra.agents.codec import ChatCodec
@@ -14,6 +14,7 @@ from palestra.agents.engine import SamplingParams
 from palestra.agents.models import is_adapter, load_model
 from palestra.envs.errors import MissingPrerequisiteError, UsageError
 from palestra.envs.registry import make
+from palestra.rl.cost import WriteCost
 from palestra.rl.data import index_stream
 from palestra.rl.engines import engine_of
 from palestra.rl.processes import sharding, share
@@ -69,6 +70,16 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
     if validation is not None:
         parts["validation"] = validation
     keep = KeepState(parts)
+
+    def cost(state: TrainerState) -> dict[str, Any]:
+        return {
+            "optimiser_steps": state.global_step,
+            "episodes_sampled": sampler.costs["episodes"],
+            "tokens_sampled": sampler.costs["tokens"],
+            "tokens_trained": sampler.costs["trained"],
+            "seconds": round(stopwatch.elapsed(), 1),
+        }
+
     trainer = AgentGRPOTrainer(
         sampler=sampler,
         credit=settings.rule,
@@ -96,7 +107,12 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
         train_dataset=_tasks(settings),
         peft_config=lora(settings.lora_rank) if settings.lora_rank else None,
         # In this order: a step is validated, then perhaps followed by a reset; a checkpoint is whole at the very end.
-        callbacks=[c for c in (validation, reset, watch, stopwatch, keep, MarkComplete(), _progress(settings)) if c],
+        callbacks=[
+            *filter(None, (validation, reset, watch, stopwatch, keep)),
+            WriteCost(cost),
+            MarkComplete(),
+            _progress(settings),
+        ],
     )
     reset.trainer = trainer
     if is_adapter(settings.model):  # TRL knows the base alone
@@ -114,13 +130,7 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
         _warn_if_flat(trainer.state.log_history)
         run.finish(
             resumed_from=int(checkpoint.name.split("-")[1]) if checkpoint else 0,
-            cost={
-                "optimiser_steps": settings.steps,
-                "episodes_sampled": sampler.costs["episodes"],
-                "tokens_sampled": sampler.costs["tokens"],
-                "tokens_trained": sampler.costs["trained"],
-                "seconds": round(stopwatch.elapsed(), 1),
-            },
+            cost=cost(trainer.state),
             resets=reset.resets,
             warnings=watch.warnings,
             history=trainer.state.log_history,
@@ -206,7 +216,7 @@ def common_arguments(settings: RunSettings, run: RunFolder) -> dict[str, Any]:
         "data_seed": settings.seed,
         "save_strategy": "steps",
         "save_steps": settings.save_every,
-        "save_total_limit": 2,
+        "save_total_limit": settings.keep_checkpoints or None,
         "logging_steps": 1,
         "report_to": settings.track,
         "disable_tqdm": True,

@@ -9,6 +9,7 @@ import typer
 
 from palestra.cli import (
     check,
+    checkpoints,
     compare,
     doctor,
     envs,
@@ -51,6 +52,7 @@ for module in (
     exact,
     runs,
     compare,
+    checkpoints,
     likelihood,
     plan,
     serve,

@@ -84,7 +84,7 @@ def test_a_run_folder_is_refused_to_another_configuration(tmp_path: Path) -> Non
         assert not run.done
     with RunFolder(out, "train", settings(out)) as run:
         assert not run.done
-        run.finish(episodes=1)
+        run.finish({"episodes": 1})
     with RunFolder(out, "train", settings(out)) as run:
         assert run.done
     with pytest.raises(UsageError, match="holds a run with steps = 100, not 7"):
@@ -95,7 +95,7 @@ def test_a_run_folder_is_refused_to_another_configuration(tmp_path: Path) -> Non
 
 def test_a_run_from_before_there_was_a_choice_of_sandboxes_was_local(tmp_path: Path) -> None:
     with RunFolder(tmp_path, "train", settings(tmp_path)) as run:
-        run.finish(episodes=1)
+        run.finish({"episodes": 1})
     manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["config"].pop("sandbox") == "local"
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
