@@ -50,9 +50,10 @@ def validate(values: Mapping[str, Any], model: type[Config], where: str) -> Conf
 def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:
     # A misspelt key is also a missing one: the misspelling is the better hint.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    said = first["msg"].removeprefix("Value error, ")
     key = ".".join(str(part) for part in first["loc"])
     if not key:  # nothing is wrong with one value alone
-        return f"{where} asks for what does not go together: {first['msg']}"
+        return f"{where} asks for what does not go together: {said}"
     if first["type"] == "extra_forbidden":
         known = _keys(model, first["loc"][:-1])
         close = get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.4)
@@ -62,7 +63,7 @@ def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str
         return f"--{key.replace('_', '-')} is missing; --help shows an example"
     if first["type"] == "missing":
         return f"{where} lacks the key '{key}'"
-    return f"'{key}' in {where} is wrong: {first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']!r})"
+    return f"'{key}' in {where} is wrong: {said[0].lower()}{said[1:]} (got {first['input']!r})"
 
 
 def _keys(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:

@@ -79,6 +79,8 @@ def compare_runs(
     for control in others:
         _check_control(loaded[0], control)
     guesser = None if chance is None else load_control(chance, loaded[0])
+    if guesser is not None:
+        _check_guesser(guesser)
     reaches = [read_reach(path) for path in likelihoods]
     check_used(reaches, loaded)
     rule = VerdictRule(alpha=alpha, resamples=resamples, seed=seed)
@@ -160,6 +162,15 @@ def _check_control(base: LoadedRun, control: LoadedRun) -> None:
         raise UsageError(
             f"the control {control.info.label} is of another model than {base.info.label} ({theirs} and {ours}): a "
             "control is the base itself, sampled in another way."
+        )
+
+
+def _check_guesser(guesser: LoadedRun) -> None:
+    model = guesser.info.manifest.get("model")
+    name = model.get("name") if isinstance(model, dict) else model
+    if name != "random":
+        raise UsageError(
+            f"{guesser.info.label} is a run of {name}: chance rates are those of `palestra eval --model random`."
         )
 
 

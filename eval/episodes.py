@@ -14,10 +14,8 @@ from palestra.agents.trajectory import Trajectory
 from palestra.envs.answers import extract_answer
 from palestra.envs.registry import make
 from palestra.eval.records import SampleId, SampleRecord
-from palestra.eval.settings import SERVED, EvalSettings
+from palestra.eval.settings import POLICIES, SERVED, EvalSettings
 
-POLICIES = ("oracle", "random")
-"""Model names that need no model."""
 VLLM_MEMORY = 0.9
 """Share of a GPU's memory that vLLM takes where nothing is trained beside it."""
 

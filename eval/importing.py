@@ -10,6 +10,7 @@ Two formats, told apart by what a line holds:
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -60,8 +61,13 @@ def import_scores(
         variant: Name of the variant: "test" is in distribution, "train..." was trained on, others are out of it.
 
     Raises:
-        UsageError: A file cannot be read, is of neither format, or gives partial credit; or `out` holds a run.
+        UsageError: A file cannot be read, is of neither format, gives partial credit or is named twice; or `out`
+            holds a run.
     """
+    paths = [Path(file).resolve() for file in files]
+    for path, file in zip(paths, files, strict=True):
+        if paths.count(path) > 1:
+            raise UsageError(f"{file} is named twice, and its samples would count twice.")
     env = f"imported/{name}"
     manifest = {
         "env": env,
@@ -117,17 +123,17 @@ def _digest(file: str | Path) -> str:
 
 
 def _read(file: Path) -> Iterator[_Sample]:
-    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
+    opened = gzip.open(file) if file.suffix == ".gz" else file.open("rb")
     number = 0
     try:
         with opened as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield from _samples(json.loads(line), f"{file} line {number}")
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{file} line {number + isinstance(error, OSError | EOFError)} cannot be read.") from error
+        raise UsageError(f"{file} line {number + (not isinstance(error, ValueError))} cannot be read.") from error
 
 
 def _samples(row: Any, where: str) -> Iterator[_Sample]:

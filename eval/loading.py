@@ -56,8 +56,8 @@ def load_runs(runs: Sequence[str | Path], variants: Sequence[str] | None) -> lis
         variants: Load these variants only; None for all.
 
     Raises:
-        UsageError: A folder is no run, two runs share a label, or the runs cannot be compared; the message
-            names the difference.
+        UsageError: A folder is no run or one shard of it, two runs share a label, or the runs cannot be compared;
+            the message names the difference.
         PalestraError: A run holds samples that ended in an infrastructure error, or a damaged file.
     """
     if not runs:
@@ -92,6 +92,8 @@ def _label_and_path(run: str | Path) -> tuple[str, Path]:
 
 def _load(label: str, path: Path, variants: Sequence[str] | None) -> LoadedRun:
     manifest = read_manifest(path)
+    if "shard" in manifest:
+        raise UsageError(f"{path} is shard {manifest['shard']} of a run; join its shards with `palestra merge` first.")
     columns = read_columns(path)
     if not len(columns.problem):
         raise UsageError(f"{path} holds no samples yet; run `palestra eval` on it first.")
@@ -134,7 +136,7 @@ def _check_comparable(runs: Sequence[LoadedRun]) -> None:
     labels = [run.info.label for run in runs]
     for label in labels:
         if labels.count(label) > 1:
-            raise UsageError(f'two runs are labelled "{label}"; name them with LABEL=PATH.')
+            raise UsageError(f'two runs are labelled "{label}"; give each a label of its own with LABEL=PATH.')
     base = runs[0]
     for run in runs[1:]:
         ours, theirs = base.info.label, run.info.label

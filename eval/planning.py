@@ -43,9 +43,18 @@ class VariantPlan(NamedTuple):
         seeds = (
             "" if found.seeds is None else f"; {found.seeds} training seeds per method for a claim about the method"
         )
+        if found.problems is None:
+            takes = (
+                f"nothing can be planned for a difference of {found.delta:g} in pass@{found.k} from {self.problems} "
+                "problems that show no spread: draw more of them, or more samples"
+            )
+        else:
+            takes = (
+                f"a difference of {found.delta:g} in pass@{found.k} takes {found.problems} problems with "
+                f"{self.samples} samples each; {samples}"
+            )
         return (
-            f"{self.variant}: a difference of {found.delta:g} in pass@{found.k} takes {found.problems} problems with "
-            f"{self.samples} samples each; {samples}{seeds}. Showing one problem out of reach takes "
+            f"{self.variant}: {takes}{seeds}. Showing one problem out of reach takes "
             f"{found.discovery_samples} samples of it without a success."
         )
 

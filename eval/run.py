@@ -11,9 +11,9 @@ from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.registry import make, spec
 from palestra.envs.sandbox import DEFAULT_SANDBOX
 from palestra.envs.sandbox.shared import enforced, use_sandbox
-from palestra.eval.episodes import POLICIES, episodes, model_identity, record, sample_seed, training_cost
+from palestra.eval.episodes import episodes, model_identity, record, sample_seed, training_cost
 from palestra.eval.records import SampleId
-from palestra.eval.settings import DEFAULT_ENGINE, PROBLEMS, EvalSettings
+from palestra.eval.settings import DEFAULT_ENGINE, POLICIES, PROBLEMS, EvalSettings
 from palestra.eval.store import RunStore
 
 __all__ = ["POLICIES", "evaluate", "sample_seed"]

@@ -20,6 +20,8 @@ PROBLEMS = 100
 DEFAULT_ENGINE: Final = "transformers"
 SERVED = "openai:"
 """What stands before the name of a model behind a server."""
+POLICIES = ("oracle", "random")
+"""Model names that need no model."""
 
 
 class EvalSettings(BaseModel):
@@ -80,7 +82,8 @@ class EvalSettings(BaseModel):
     def _served(self) -> Self:
         if self.base_url is not None and not self.served:
             raise ValueError(f"base_url is for models named {SERVED}NAME")
-        if self.power_alpha is not None and (self.served or self.temperature != 1.0 or self.top_p != 1.0):
+        without = self.served or self.model in POLICIES
+        if self.power_alpha is not None and (without or self.temperature != 1.0 or self.top_p != 1.0):
             raise ValueError("power sampling takes a model in this process at temperature 1 and top_p 1")
         if self.engine == "vllm" and (self.served or self.power_alpha is not None):
             raise ValueError("engine=vllm is for a model in this process, without power sampling")

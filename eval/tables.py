@@ -66,7 +66,7 @@ def _verdict_lines(comparison: Comparison) -> list[Text]:
     for found in comparison.verdicts:
         where = f"{found.variant}, {found.run} against {found.base}: "
         lines.append(Text.assemble(where, (found.title, "bold"), f" ({found.meaning})"))
-        details = [*found.why, *(f"to decide {need}" for need in found.verdict.needs)]
+        details = [*found.why, *found.unconfirmed, *(f"to decide {need}" for need in found.verdict.needs)]
         lines += [Text(f"  - {detail}") for detail in details]
         budgets.setdefault(found.verdict.budget, []).append(found.variant)
     lines += [Text(f"{held.variant}: {held}") for held in comparison.controls]

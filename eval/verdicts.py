@@ -56,6 +56,16 @@ class RunVerdict:
             return (reasons[Label.NOT_DECIDED],)
         return tuple(f"{label}: {reasons[label]}" for label in self.verdict.labels)
 
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        """What became of candidates for a discovery or a loss none of which was confirmed."""
+        outcomes = ((Label.DISCOVER, self.verdict.discovered), (Label.LOSE, self.verdict.lost))
+        return tuple(
+            f"not {label}: {self.verdict.reasons[label]}"
+            for label, found in outcomes
+            if found.candidates.any() and not found.confirmed.any()
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as JSON values."""
         found = self.verdict

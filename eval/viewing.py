@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.text import Text
 
-from palestra.envs.errors import UsageError
-from palestra.eval.records import SampleRecord, read_samples, read_trajectory
+from palestra.envs.errors import UsageError, unknown_name
+from palestra.eval.records import SampleRecord, read_manifest, read_samples, read_trajectory
 
 STYLES = {"assistant": "bold cyan", "tool": "yellow", "user": "green"}
 """Colour of a role's heading."""
@@ -28,10 +28,15 @@ def episodes_to_view(run: str | Path, wanted: Wanted, limit: int) -> Iterator[Re
     """Yield the first `limit` episodes that are wanted, by variant, problem and sample.
 
     Raises:
-        UsageError: `run` is no run, or none of its episodes is wanted.
+        UsageError: `run` is no run, it lacks the variant, or none of its episodes is wanted.
         PalestraError: A line or a trajectory is damaged.
     """
-    samples = sorted((s for s in read_samples(run) if _fits(s, wanted)), key=lambda s: s.id)
+    read_manifest(run)
+    held = read_samples(run)
+    variants = {s.variant for s in held}
+    if wanted.variant is not None and wanted.variant not in variants:
+        raise unknown_name(f"variant of run {run}", wanted.variant, variants)
+    samples = sorted((s for s in held if _fits(s, wanted)), key=lambda s: s.id)
     if not samples:
         raise UsageError(f"{run} has no such episode.")
     for sample in samples[:limit]:

@@ -22,6 +22,8 @@ MIN_CLUSTERS = 10
 NEAR_CONSTANT = 0.01
 """Values this close to each other are treated as constant: resamples cannot show what was never drawn."""
 _BLOCK = 2**22
+_DIGITS = 12
+"""Ends of intervals are rounded to so many decimals: sums that should be 0 may be -1e-17."""
 
 Values = Sequence[float] | Sequence[Sequence[float]] | npt.NDArray[np.floating]
 
@@ -146,7 +148,7 @@ class ProblemBootstrap:
             count = (drawn @ self._sizes)[:, None]
             means[block] = centres + (2 * unit * centres - unit * sum(bounds)) / count
             start += len(drawn)
-        low, high = np.quantile(means, [self.alpha / 2, 1 - self.alpha / 2], axis=0)
+        low, high = np.quantile(means, [self.alpha / 2, 1 - self.alpha / 2], axis=0).round(_DIGITS) + 0.0  # no -0.0
         critical = max(float(np.quantile(sup, 1 - self.alpha)), NormalDist().inv_cdf(1 - self.alpha / 2))
         unseen_low, unseen_high = self._unseen(mean, spread, bounds)
         return CurveIntervals(

@@ -37,10 +37,10 @@ class Plan(NamedTuple):
     k: int
     delta: float
     parts: VarianceParts
-    problems: int
-    """Problems at the pilot's number of samples."""
+    problems: int | None
+    """Problems at the pilot's number of samples; None: the pilot shows no spread to plan from."""
     samples: int | None
-    """Samples of each of the pilot's problems; None: no number of samples does, take more problems."""
+    """Samples of each of the pilot's problems; None: no number of samples does, take more problems, or no spread."""
     seeds: int | None
     """Training seeds of either method; None without a spread between seeds, or beyond 1000."""
     discovery_samples: int
@@ -106,7 +106,7 @@ def problems_needed(sd: float, delta: float, *, alpha: float = 0.05, power: floa
         ValueError: sd < 0, delta <= 0, or a level outside (0, 1).
     """
     if sd < 0 or delta <= 0:
-        raise ValueError("sd must be >= 0 and delta > 0.")
+        raise ValueError(f"sd must be >= 0 and delta > 0, not {sd:g} and {delta:g}.")
     return max(2, math.ceil((_z_sum(alpha, power) * sd / delta) ** 2))
 
 
@@ -224,12 +224,15 @@ def plan(
     else:
         parts = variance_parts(n, c_first, c_second, k)
     target = (delta / _z_sum(alpha, power)) ** 2 * len(c_first)
+    problems = problems_needed(math.sqrt(parts.total), delta, alpha=alpha, power=power)
+    samples = _fewest_samples(n, (c_first, c_first if c_second is None else c_second), k, target - parts.between)
+    spread = parts.total > 0
     return Plan(
         k=k,
         delta=delta,
         parts=parts,
-        problems=problems_needed(math.sqrt(parts.total), delta, alpha=alpha, power=power),
-        samples=_fewest_samples(n, (c_first, c_first if c_second is None else c_second), k, target - parts.between),
+        problems=problems if spread else None,
+        samples=samples if spread else None,
         seeds=seeds_needed(seed_sd, delta, alpha=alpha, power=power) if seed_sd else None,
         discovery_samples=samples_needed(budget, eta, alpha),
     )

@@ -41,6 +41,8 @@ def exact(
 
     if temperature <= 0:
         raise UsageError(f"the temperature must be above 0, not {temperature:g}.")
+    if not 0 <= tolerance < 1:
+        raise UsageError(f"the tolerance must be at least 0 and below 1, not {tolerance:g}.")
     name = resolve_model(model)
     indices = make(env, variant).distinct_indices(problems, or_all=True)
     loaded = load_model(name)

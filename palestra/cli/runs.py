@@ -63,8 +63,8 @@ def import_(
     variant: Annotated[
         str, typer.Option(help="test: in distribution; train...: trained on; else out of it.")
     ] = "test",
-    temperature: Annotated[float | None, typer.Option(help="Sampling temperature, where it is known.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Nucleus mass, where it is known.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature, where it is known.", min=0)] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus mass, where it is known.", min=0, max=1)] = None,
 ) -> None:
     """Make a run of another project's result files, for `palestra compare`.
 

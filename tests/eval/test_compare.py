@@ -171,7 +171,9 @@ def test_runs_can_be_named(three: list[str | Path]) -> None:
 
 
 def test_two_runs_of_one_label_are_refused(three: list[str | Path]) -> None:
-    assert refused([three[0], three[0]]) == 'two runs are labelled "base"; name them with LABEL=PATH.'
+    assert (
+        refused([three[0], three[0]]) == 'two runs are labelled "base"; give each a label of its own with LABEL=PATH.'
+    )
 
 
 def test_chosen_variants_only(three: list[str | Path]) -> None:

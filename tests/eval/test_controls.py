@@ -101,6 +101,11 @@ def test_a_control_has_the_same_problems(runs: dict[str, Path], make_run: MakeRu
         compare_runs([runs["base"], runs["rl"]], controls=[other])
 
 
+def test_chance_rates_are_those_of_guessing(runs: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="rl is a run of rl: chance rates are those of .* random"):
+        compare_runs([runs["base"], runs["rl"]], chance=runs["rl"])
+
+
 def test_no_claim_where_guessing_wins(runs: dict[str, Path], make_run: MakeRun) -> None:
     guesser = make_run("guesser", {"test": [1] * M}, manifest={"model": {"name": "random"}})
     plain = compare_runs([runs["base"], runs["rl"]], resamples=200)

@@ -127,9 +127,23 @@ def test_a_file_that_is_not_understood_is_one_sentence(tmp_path: Path, text: str
     assert not (tmp_path / "run").exists()
 
 
+def test_a_file_named_twice_does_not_count_twice(tmp_path: Path) -> None:
+    file = score_lists(tmp_path / "s.jsonl", SOLVED)
+    with pytest.raises(UsageError, match=r"s.jsonl is named twice"):
+        import_scores([file, tmp_path / "." / "s.jsonl"], tmp_path / "run", name="x", model="m")
+
+
 def test_files_that_are_missing_or_damaged_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read .*none.jsonl"):
         import_scores([tmp_path / "none.jsonl"], tmp_path / "run", name="x", model="m")
     (tmp_path / "x.jsonl.gz").write_bytes(human_eval(tmp_path / "r.jsonl.gz", SOLVED).read_bytes()[:-30])
     with pytest.raises(UsageError, match=r"x.jsonl.gz line \d+ cannot be read"):
         import_scores([tmp_path / "x.jsonl.gz"], tmp_path / "run", name="x", model="m")
+    broken = bytearray(human_eval(tmp_path / "r.jsonl.gz", SOLVED).read_bytes())
+    broken[10:60] = b"\xff" * 50
+    (tmp_path / "y.jsonl.gz").write_bytes(broken)
+    with pytest.raises(UsageError, match=r"y.jsonl.gz line \d+ cannot be read"):
+        import_scores([tmp_path / "y.jsonl.gz"], tmp_path / "run", name="x", model="m")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"idx": 0, "score": [true]}\n{"idx": "\xff", "score": [true]}\n')
+    with pytest.raises(UsageError, match=r"latin.jsonl line 2 cannot be read"):
+        import_scores([tmp_path / "latin.jsonl"], tmp_path / "run", name="x", model="m")

@@ -79,6 +79,15 @@ def test_no_difference_anywhere_still_leaves_room_for_one() -> None:
     )
 
 
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])
+def test_an_end_at_zero_is_zero(bounds: tuple[float, float]) -> None:
+    sparse = np.zeros(12)
+    sparse[:3] = 0.1, 0.6, 0.2
+    low = bootstrap_mean(sparse, bounds=bounds).low
+    assert f"{low:.1f}" == "0.0"
+    assert low == 0.0
+
+
 @given(unit_values)
 @settings(deadline=None, max_examples=60)
 def test_no_interval_is_without_width(x: Floats) -> None:

@@ -74,6 +74,11 @@ def test_shards_of_different_evaluations_are_refused(tmp_path: Path) -> None:
         merge([first, second], tmp_path / "all")
 
 
+def test_a_shard_alone_is_not_compared(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is shard 0/2 of a run; join its shards with `palestra merge` first"):
+        compare_runs([draw(tmp_path / "0", "0/2")])
+
+
 def test_a_shard_keeps_its_part(tmp_path: Path) -> None:
     draw(tmp_path / "0", "0/2")
     with pytest.raises(UsageError, match='shard is "0/2" there and "1/2" now'):

@@ -31,7 +31,10 @@ def test_one_run_stands_for_two_models_with_nothing_in_common(pilot: list[str | 
     (found,) = plan_runs(pilot[:1], variants=["test"], k=2, delta=0.1)
     assert found.plan.parts.total == pytest.approx(2 * np.var(pass_at_k(16, BASE, 2), ddof=1))
     assert found.plan.parts.sampling == pytest.approx(2 * np.mean(pass_at_k_variance(16, BASE, 2)))
-    assert found.plan.problems > plan_runs(pilot, variants=["test"], k=2, delta=0.1)[0].plan.problems
+    paired = plan_runs(pilot, variants=["test"], k=2, delta=0.1)[0].plan.problems
+    assert found.plan.problems is not None
+    assert paired is not None
+    assert found.plan.problems > paired
 
 
 def test_a_plan_says_what_it_takes(pilot: list[str | Path]) -> None:
@@ -42,6 +45,13 @@ def test_a_plan_says_what_it_takes(pilot: list[str | Path]) -> None:
     assert "no number of samples of 12 problems does" in text
     assert "training seeds" not in str(plan_runs(pilot, delta=0.1)[0])
     assert "or 2 samples of each of 12 problems" in str(plan_runs(pilot, delta=0.9)[0])
+
+
+def test_a_pilot_without_spread_plans_nothing(make_run: MakeRun) -> None:
+    (found,) = plan_runs([make_run("none", {"test": [0] * 12})])
+    assert (found.plan.problems, found.plan.samples) == (None, None)
+    assert "nothing can be planned for a difference of 0.05 in pass@1 from 12 problems" in str(found)
+    assert found.to_json()["problems"] is None
 
 
 def test_json_is_valid_and_says_null_where_no_number_does(pilot: list[str | Path]) -> None:

@@ -92,6 +92,12 @@ def test_power_sampling_is_a_run_of_its_own_with_its_cost(tmp_path: Path, organi
         evaluate(EvalSettings.model_validate({**wanted, "out": runs[0]}))
 
 
+@pytest.mark.parametrize("model", ["random", "oracle", "openai:x"])
+def test_power_sampling_takes_a_model_in_this_process(tmp_path: Path, model: str) -> None:
+    with pytest.raises(ValueError, match="power sampling takes a model in this process"):
+        EvalSettings(model=model, env="palestra/Dice-v0", out=tmp_path, power_alpha=4.0)
+
+
 def test_where_there_are_fewer_problems_all_are_taken_unless_a_number_was_asked_for(tmp_path: Path) -> None:
     from palestra.cli.evaluate import evaluate as command
 

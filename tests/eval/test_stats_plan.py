@@ -130,6 +130,7 @@ def test_planned_problems_have_the_power_asked_for() -> None:
     values = [np.asarray(pass_at_k(n, c, k)) for c in big]
     truth = float((values[0] - values[1]).mean())
     m = plan(n, *(c[:2000] for c in big), k=k, delta=truth).problems
+    assert m is not None
     found = 0
     for _ in range(400):
         first, second = (np.asarray(pass_at_k(n, c, k)) for c in draw(m))

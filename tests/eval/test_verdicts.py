@@ -65,6 +65,14 @@ def test_later_samples_of_the_base_confirm_a_discovery(make_run: MakeRun) -> Non
     assert not any(need.startswith("DISCOVER") for need in found.needs)
 
 
+def test_candidates_of_which_none_is_confirmed_are_named(make_run: MakeRun) -> None:
+    base = make_run("base", {"test": [0] * 3 + [1300]}, 1300)
+    late = make_run("late", {"test": [0] * 4}, 16)
+    rl = make_run("rl", {"test": [16] * 4}, 16)
+    assert "not DISCOVER" not in printed(compare_runs([base, rl], resamples=50))
+    assert "not DISCOVER: 4 candidates for base pass@256" in printed(compare_runs([late, rl], resamples=50))
+
+
 def test_without_later_samples_nothing_is_discovered_and_the_need_is_named(make_run: MakeRun) -> None:
     base = make_run("base", {"test": [0] * 40}, 16)
     rl = make_run("rl", {"test": [16] * 40}, 16)

@@ -1,6 +1,7 @@
 """Episodes in the terminal: chosen, turn by turn, and unable to steer it."""
 
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,5 +53,14 @@ def test_a_model_cannot_steer_the_terminal(make_run: MakeRun) -> None:
 
 
 def test_no_such_episode_is_a_sentence(make_run: MakeRun) -> None:
+    run = make_run("run", {"test": COUNTS}, 2)
     with pytest.raises(UsageError, match="has no such episode"):
-        shown(make_run("run", {"test": COUNTS}, 2), Wanted("tset"))
+        shown(run, Wanted("test", 9))
+    with pytest.raises(UsageError, match="unknown variant of run .* 'tset'; did you mean 'test'"):
+        shown(run, Wanted("tset"))
+
+
+def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"command": "train"}', encoding="ascii")
+    with pytest.raises(UsageError, match="holds a training run"):
+        shown(tmp_path, Wanted())
