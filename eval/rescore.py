@@ -110,4 +110,8 @@ def _scored(
     turns = sum(message["role"] == "assistant" for message in played)
     answer = answer_digest(played, fenced=env.answers_in_fences)
     record = replace(sample, outcome=outcome, process=process, turns=turns, answer=answer)
-    return record, {**stored, "messages": played, "outcome": outcome, "process": process}
+    scored = {**stored, "messages": played, "outcome": outcome, "process": process}
+    if "tokens" in stored:
+        kept = stored["tokens"]["turns"][:turns]
+        scored["tokens"] = {"completion_ids": stored["tokens"]["completion_ids"][: kept[-1][1]], "turns": kept}
+    return record, scored
