@@ -21,6 +21,8 @@ from palestra.eval.comparison import Comparison, Curve, Difference, RunCurve, Ru
 from palestra.eval.controls import hold_against
 from palestra.eval.loading import LoadedRun, load_control, load_runs, samples_to_compare
 from palestra.eval.settings import DEFAULT_ENGINE
+from palestra.eval.stats.bounds import unseen_rate
+from palestra.eval.stats.chance import MAX_CHANCE
 from palestra.eval.stats.intervals import ProblemBootstrap
 from palestra.eval.stats.passk import FloatArray, IntArray, k_grid, pass_at_k_curve
 from palestra.eval.stats.verdict import Evidence, VerdictRule, verdict
@@ -89,7 +91,7 @@ def compare_runs(
         alpha=alpha,
         resamples=resamples,
         seed=seed,
-        notes=tuple(_notes(loaded, n)),
+        notes=(*_notes(loaded, n), *_chance_notes(guesser)),
     )
 
 
@@ -209,6 +211,12 @@ def _notes(runs: Sequence[LoadedRun], n: int) -> list[str]:
         for variant, keys in sorted(runs[0].keys.items())
         if len(keys) < FEW_PROBLEMS
     ]
+    notes += [
+        f"{variant} holds {len(keys) - kinds} of its {len(keys)} problems again: intervals count each of them and are "
+        "too narrow."
+        for variant, keys in sorted(runs[0].keys.items())
+        if (kinds := len(set(keys.values()))) < len(keys)
+    ]
     for run in runs[1:]:
         ours, theirs = (_made_with(each.info.manifest) for each in (runs[0], run))
         notes += [
@@ -218,6 +226,15 @@ def _notes(runs: Sequence[LoadedRun], n: int) -> list[str]:
             if ours[name] != theirs[name]
         ]
     return notes
+
+
+def _chance_notes(guesser: LoadedRun | None) -> list[str]:
+    if guesser is None or unseen_rate(n := guesser.samples_per_problem()) <= MAX_CHANCE:
+        return []
+    return [
+        f"{guesser.info.label} has {n} guesses at each problem: one that guessing solves {unseen_rate(n):.0%} of the "
+        "time may look as if guessing never did."
+    ]
 
 
 def _made_with(manifest: Mapping[str, Any]) -> dict[str, object]:

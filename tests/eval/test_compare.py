@@ -178,6 +178,14 @@ def test_a_finished_run_that_has_lost_samples_is_noted(make_run: MakeRun) -> Non
     assert "run has lost samples: it was finished with 4 of every problem and has 3" in compare_runs([run]).notes[0]
 
 
+def test_repeated_problems_and_few_guesses_are_noted(make_run: MakeRun) -> None:
+    run = make_run("run", {"test": [1] * 20}, 4, fields={"key": "the same"})
+    guesses = make_run("guesses", {"test": [0] * 20}, 1, fields={"key": "the same"})
+    again, few = compare_runs([run], chance=guesses, resamples=20).notes
+    assert again.startswith("test holds 19 of its 20 problems again: intervals")
+    assert few.startswith("guesses has 1 guesses at each problem: one that guessing solves 95% of the time")
+
+
 def test_copies_are_no_samples(make_run: MakeRun) -> None:
     greedy = {"sampling": {**SAMPLING, "temperature": 0.0}}
     base = make_run("base", {"test": [0] * 30}, 60, manifest=greedy)
