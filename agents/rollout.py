@@ -178,7 +178,7 @@ class _Loop:
         """Have the environment answer a turn."""
         r = self._running[key]
         action = _write(r, completion, self._codec)
-        self._runner(r.env).submit(key, lambda: (completion, r.env.step(action)))
+        self._runner(r.env).submit(key, lambda: (completion, _step(r, action)))
 
     def _collect(self) -> list[int]:
         """Take what environments answered; returns the episodes that came to their end."""
@@ -267,7 +267,7 @@ def _opening(env: TextEnv, episode: Episode, codec: ChatCodec) -> Trajectory:
         completion = Completion(list(ids), [0.0] * len(ids), "eos" if ids[-1] in codec.stop_ids else "length")
         action = _write(r, completion, codec)
         try:
-            _read(r, completion, env.step(action), codec)
+            _read(r, completion, _step(r, action), codec)
         except PalestraError as error:
             trajectory.stop, trajectory.error = "error", str(error)
         if trajectory.stop:
@@ -280,10 +280,16 @@ def _write(r: _Running, completion: Completion, codec: ChatCodec) -> str:
     t = r.trajectory
     start = len(t.completion_ids)
     _extend(r, completion.ids, 1, completion.logprobs)
-    t.turns.append(TurnSpan(start, len(t.completion_ids), state=r.env.anchor()))
+    t.turns.append(TurnSpan(start, len(t.completion_ids)))
     action = codec.decode(completion.ids)
     t.messages.append({"role": "assistant", "content": action})
     return action
+
+
+def _step(r: _Running, action: str) -> Any:
+    """Have the environment name the state in which the turn began, and answer it."""
+    r.trajectory.turns[-1].state = r.env.anchor()
+    return r.env.step(action)
 
 
 def _read(r: _Running, completion: Completion, answer: Any, codec: ChatCodec) -> list[int]:
@@ -297,11 +303,13 @@ def _read(r: _Running, completion: Completion, answer: Any, codec: ChatCodec) ->
     outcome, process = info["reward"]["outcome"], dict(info["reward"]["process"])
     if not isinstance(observation, str) or outcome not in (0.0, 1.0):
         raise ValueError(f"the environment answered with {type(observation).__name__} and outcome {outcome!r}")
-    if not all(math.isfinite(value) for value in process.values()):
+    if not math.isfinite(sum(process.values())):
         raise ValueError(f"the environment paid {process}")
+    if not isinstance(t.turns[-1].state, str):
+        raise ValueError(f"the environment named its state {t.turns[-1].state!r}")
     t.turns[-1].process = process
     t.turns[-1].kind = info["kind"]
-    t.outcome = outcome
+    t.outcome = float(outcome)
     if observation:
         t.messages.append({"role": info["role"], "content": observation})
     if terminated or truncated:

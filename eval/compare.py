@@ -5,20 +5,25 @@
 The first run is the reference. Runs must have drawn the same problems of the same variants with the same
 sampling settings, or the comparison is refused. Every problem contributes its first n samples, n being the
 smallest number that all problems of all runs have, so that no curve is extrapolated and none changes its
-set of problems with k. The result depends on the runs and on `seed` alone.
+set of problems with k. At temperature 0 samples of a problem are copies, and one of each is used. The result depends
+on the runs and on `seed` alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from palestra.envs.errors import UsageError
+from palestra.envs.sandbox import DEFAULT_SANDBOX
 from palestra.eval.comparison import Comparison, Curve, Difference, RunCurve, RunInfo, VariantComparison
 from palestra.eval.controls import hold_against
 from palestra.eval.loading import LoadedRun, load_control, load_runs, samples_to_compare
 from palestra.eval.reach import Reach, check_used, read_reach
-from palestra.eval.records import first_difference
+from palestra.eval.settings import DEFAULT_ENGINE
+from palestra.eval.stats.bounds import unseen_rate
+from palestra.eval.stats.chance import MAX_CHANCE
 from palestra.eval.stats.intervals import ProblemBootstrap
 from palestra.eval.stats.passk import FloatArray, IntArray, k_grid, pass_at_k_curve
 from palestra.eval.stats.verdict import Evidence, VerdictRule, verdict
@@ -94,7 +99,7 @@ def compare_runs(
         alpha=alpha,
         resamples=resamples,
         seed=seed,
-        notes=tuple(_notes(loaded, n)),
+        notes=(*_notes(loaded, n), *_chance_notes(guesser)),
     )
 
 
@@ -213,24 +218,60 @@ def _base_low(
 
 
 def _notes(runs: Sequence[LoadedRun], n: int) -> list[str]:
-    notes = [
-        f"{run.info.label} is not finished: every problem has {run.samples_per_problem()} samples so far."
-        for run in runs
-        if run.info.manifest["status"] != "done"
-    ]
-    more = [run for run in runs if run.samples_per_problem() > n]
+    notes = []
+    for run in runs:
+        drawn, asked = run.samples_per_problem(), run.info.manifest.get("samples")
+        if run.info.manifest["status"] != "done":
+            notes.append(f"{run.info.label} is not finished: every problem has {drawn} samples so far.")
+        elif asked is not None and drawn < asked and "shard" not in run.info.manifest:
+            notes.append(
+                f"{run.info.label} has lost samples: it was finished with {asked} of every problem and has {drawn} "
+                "without a gap; resume it to draw the others again."
+            )
+    if runs[0].deterministic:
+        notes.append("The temperature is 0: samples of a problem are copies of one another, and one of each is used.")
     notes += [
         f"{run.info.label} has {run.samples_per_problem()} samples of every problem; the first {n} are used, "
         "the others only to confirm what one model can solve and another cannot."
-        for run in more
+        for run in runs
+        if run.samples_per_problem() > n and not run.deterministic
     ]
     notes += [
         f"{variant} has {len(keys)} problems: intervals over fewer than {FEW_PROBLEMS} are too narrow."
         for variant, keys in sorted(runs[0].keys.items())
         if len(keys) < FEW_PROBLEMS
     ]
+    notes += [
+        f"{variant} holds {len(keys) - kinds} of its {len(keys)} problems again: intervals count each of them and are "
+        "too narrow."
+        for variant, keys in sorted(runs[0].keys.items())
+        if (kinds := len(set(keys.values()))) < len(keys)
+    ]
     for run in runs[1:]:
-        versions = runs[0].info.manifest.get("versions"), run.info.manifest.get("versions")
-        if found := first_difference(*versions, "versions"):
-            notes.append(f"{found[0]} is {found[1]} in {runs[0].info.label} and {found[2]} in {run.info.label}.")
+        ours, theirs = (_made_with(each.info.manifest) for each in (runs[0], run))
+        notes += [
+            f"{name} is {ours[name]} in {runs[0].info.label} and {theirs[name]} in {run.info.label}: their difference "
+            "may be due to that."
+            for name in ours
+            if ours[name] != theirs[name]
+        ]
     return notes
+
+
+def _chance_notes(guesser: LoadedRun | None) -> list[str]:
+    if guesser is None or unseen_rate(n := guesser.samples_per_problem()) <= MAX_CHANCE:
+        return []
+    return [
+        f"{guesser.info.label} has {n} guesses at each problem: one that guessing solves {unseen_rate(n):.0%} of the "
+        "time may look as if guessing never did."
+    ]
+
+
+def _made_with(manifest: Mapping[str, Any]) -> dict[str, object]:
+    """Return what a difference between runs may be due to besides the model."""
+    return {
+        "the version of palestra": manifest.get("palestra", "unknown"),
+        "the version of palestra that scored it again": manifest.get("rescored", {}).get("palestra", "none"),
+        "the engine": manifest.get("engine", DEFAULT_ENGINE),
+        "the sandbox": manifest.get("sandbox", DEFAULT_SANDBOX),
+    }

@@ -40,10 +40,12 @@ def confirm(
         base_url: Address of the server of an `openai:` model.
 
     Raises:
-        UsageError: The runs cannot be compared, or one of them was imported.
+        UsageError: The runs cannot be compared, one of them was imported, or their temperature is 0.
         PalestraError: As for `evaluate`.
     """
     runs = load_runs([base, trained], None)
+    if runs[0].deterministic:
+        raise UsageError("at temperature 0 fresh samples are copies and confirm nothing; evaluate above it.")
     n = samples_to_compare(runs, samples)
     rule = DiscoveryRule()
     for weak, strong in ((runs[0], runs[1]), (runs[1], runs[0])):

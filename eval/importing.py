@@ -61,21 +61,22 @@ def import_scores(
         variant: Name of the variant: "test" is in distribution, "train..." was trained on, others are out of it.
 
     Raises:
-        UsageError: A file cannot be read, is of neither format, gives partial credit or is named twice; or `out`
+        UsageError: A file cannot be read, is of neither format, gives partial credit, or is given twice; or `out`
             holds a run.
     """
-    paths = [Path(file).resolve() for file in files]
-    for path, file in zip(paths, files, strict=True):
-        if paths.count(path) > 1:
-            raise UsageError(f"{file} is named twice, and its samples would count twice.")
     env = f"imported/{name}"
-    manifest = {
+    manifest: dict[str, Any] = {
         "env": env,
         "model": {"name": model},
         "seed": None,
         "sampling": dict(sampling or {}),
         "imported": [{"file": Path(file).name, "sha256": _digest(file)} for file in files],
     }
+    digests = [str(entry["sha256"]) for entry in manifest["imported"]]
+    for number, digest in enumerate(digests):
+        if digest in digests[:number]:
+            twin = files[digests.index(digest)]
+            raise UsageError(f"{files[number]} holds what {twin} holds: its samples would count twice; give it once.")
     samples = [sample for file in files for sample in _read(Path(file))]
     if not samples:
         raise UsageError(f"{', '.join(map(str, files))} hold no samples.")
@@ -106,7 +107,9 @@ def _record(env: str, variant: str, problem: int, number: int, sample: _Sample) 
         tokens_out=None,
         wall_s=None,
         stop="answer",
-        answer=None if sample.answer is None else sha256(sample.answer.encode()).hexdigest()[:12],
+        answer=None
+        if sample.answer is None
+        else sha256(sample.answer.encode("utf-8", "surrogatepass")).hexdigest()[:12],
     )
 
 
@@ -130,16 +133,18 @@ def _read(file: Path) -> Iterator[_Sample]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield from _samples(json.loads(line), f"{file} line {number}")
-    except (ValueError, OSError, EOFError, zlib.error) as error:
+    except (ValueError, RecursionError, OSError, EOFError, zlib.error) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{file} line {number + (not isinstance(error, ValueError))} cannot be read.") from error
+        raise UsageError(
+            f"{file} line {number + isinstance(error, OSError | EOFError | zlib.error)} cannot be read."
+        ) from error
 
 
 def _samples(row: Any, where: str) -> Iterator[_Sample]:
     if not isinstance(row, dict):
         raise UsageError(f"{where} is no JSON object.")
-    if "task_id" in row and "passed" in row:
+    if row.get("task_id") is not None and "passed" in row:
         problem = str(row["task_id"])
         completion = str(row.get("completion", ""))
         yield _Sample(
@@ -147,12 +152,14 @@ def _samples(row: Any, where: str) -> Iterator[_Sample]:
         )
         return
     scores = row.get("score")
-    if not isinstance(scores, list) or not ("idx" in row or "question" in row):
+    names = [str(row[name]) for name in ("idx", "question") if row.get(name) is not None]
+    if not isinstance(scores, list) or not names:
         raise UsageError(
             f'{where} is of no known format: no "task_id" with "passed", and no "score" with "idx" or "question".'
         )
-    problem = str(row.get("idx", row.get("question")))
-    prompt = str(row.get("question", problem))
+    if not scores:
+        raise UsageError(f"{where} has no scores: the problem would be left out; delete the line if that is right.")
+    problem, prompt = names[0], names[-1]
     texts, answers = _column(row, "code", len(scores), where), _column(row, "pred", len(scores), where)
     for score, written, answer in zip(scores, texts, answers, strict=True):
         yield _Sample(problem, prompt, prompt, _passed(score, where), written or "", answer)
@@ -164,7 +171,7 @@ def _column(row: Mapping[str, Any], name: str, count: int, where: str) -> list[s
         return [None] * count
     if not isinstance(values, list) or len(values) != count:
         raise UsageError(f'{where} has {count} scores and not as many entries of "{name}".')
-    return [str(value) for value in values]
+    return [None if value is None else str(value) for value in values]
 
 
 def _passed(value: Any, where: str) -> bool:

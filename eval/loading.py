@@ -30,6 +30,11 @@ class LoadedRun:
     keys: dict[str, dict[int, str]]
     """Variant, problem -> content key."""
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether the samples of a problem are copies of one another, which tell no more than one of them."""
+        return bool(self.info.manifest["sampling"].get("temperature") == 0)
+
     def samples_per_problem(self) -> int:
         """Number of samples, counted from sample 0 without a gap, that every problem has."""
         return min(len(outcomes) for problems in self.outcomes.values() for outcomes in problems.values())
@@ -180,6 +185,8 @@ def _check_problems(variant: str, first: tuple[str, dict[int, str]], second: tup
 def samples_to_compare(runs: Sequence[LoadedRun], samples: int | None = None) -> int:
     """Return how many samples of each problem to compare: as many as every run has, or the number asked for.
 
+    At temperature 0 it is 1: intervals and confirmations from copies would be narrow for no reason.
+
     Raises:
         UsageError: Some problem has no first sample, or fewer than asked for.
     """
@@ -189,8 +196,6 @@ def samples_to_compare(runs: Sequence[LoadedRun], samples: int | None = None) ->
         raise UsageError(
             f"{least.info.label} has problems without a first sample; resume it until every problem has one."
         )
-    if samples is None:
-        return n
-    if not 1 <= samples <= n:
+    if samples is not None and not 1 <= samples <= n:
         raise UsageError(f"{least.info.label} has {n} samples of every problem; compare 1 to {n}, not {samples}.")
-    return samples
+    return 1 if least.deterministic else samples or n

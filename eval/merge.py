@@ -41,11 +41,13 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> Merged:
         out: A new folder, or one that this very call has begun.
 
     Raises:
-        UsageError: A folder is no run, the shards are not of one evaluation, or `out` holds another run.
+        UsageError: A folder is no run, the shards are not of one evaluation, or `out` holds another run or is a shard.
         PalestraError: Two shards hold different samples under one name, or a file is damaged.
     """
     if not shards:
         raise UsageError("give the shards to merge.")
+    if Path(out).resolve() in [Path(shard).resolve() for shard in shards]:
+        raise UsageError(f"{out} is one of the shards, which stay as they are; choose a new folder.")
     manifests = [read_manifest(shard) for shard in shards]
     for shard, manifest in zip(shards[1:], manifests[1:], strict=True):
         if found := first_difference(_shared(manifests[0]), _shared(manifest), "manifest"):

@@ -1,5 +1,6 @@
 """Plans from pilot runs what a claim needs, per variant, in words and as JSON."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,8 +85,8 @@ def plan_runs(
     """
     if len(runs) > 2:
         raise UsageError(f"a pilot is one run or two, not {len(runs)}.")
-    if seed_sd is not None and seed_sd <= 0:
-        raise UsageError(f"the standard deviation between seeds must be > 0, not {seed_sd:g}.")
+    if seed_sd is not None and not 0 < seed_sd < math.inf:
+        raise UsageError(f"the standard deviation between seeds must be a number > 0, not {seed_sd:g}.")
     loaded = load_runs(runs, variants)
     n = samples_to_compare(loaded)
     plans = []

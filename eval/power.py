@@ -33,7 +33,7 @@ Seeds = npt.NDArray[np.uint64]
 class PowerSettings(BaseModel):
     """How power sampling is done; the paper's alpha is 4 and its moves per block 10."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     alpha: float = Field(gt=0)
     """Power of the model's probability."""

@@ -94,7 +94,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         reason = "there is no such folder" if not root.exists() else f"it has no readable {MANIFEST}"
         raise UsageError(f"{root} is not a run: {reason}; give a folder that `palestra eval` wrote.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{root / MANIFEST} is not valid JSON; restore it from a copy.") from error
     if isinstance(manifest, dict) and "command" in manifest:
         raise UsageError(f"{root} holds a training run; evaluate its model with `palestra eval --model {root}` first.")
@@ -103,6 +103,8 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise UsageError(
             f"{root} has schema {version}, and this version reads {SCHEMA}; use the version that wrote it."
         )
+    if manifest.get("status") not in ("running", "done"):
+        raise UsageError(f"{root / MANIFEST} does not say whether the run is done; restore it from a copy.")
     return manifest
 
 
@@ -145,7 +147,9 @@ def read_trajectory(path: str | Path, part: int, offset: int) -> dict[str, Any]:
         with file.open("rb") as lines:
             lines.seek(offset)
             trajectory: dict[str, Any] = json.loads(lines.readline())
-    except (OSError, ValueError) as error:
+        if not all(isinstance(message, dict) for message in trajectory["messages"]):
+            raise ValueError("a message is no object")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise PalestraError(f"{file} has no trajectory at byte {offset}; restore the file from a copy.") from error
     return trajectory
 
@@ -183,6 +187,9 @@ def sample_line(record: SampleRecord) -> bytes:
 
 _BATCH = 4096
 _FIELDS = {field.name for field in fields(SampleRecord)}
+_KINDS = {"env": str, "variant": str, "problem": int, "key": str, "sample": int, "part": int, "offset": int}
+_COUNTABLE = 2**48
+"""Numbers from here on are no indices."""
 _REQUIRED = {field.name for field in fields(SampleRecord) if field.default is MISSING} | {"part", "offset", "v"}
 
 
@@ -195,6 +202,13 @@ def _fault(row: object) -> str | None:
     if not _REQUIRED <= row.keys() <= _FIELDS:
         odd = ", ".join(sorted((_REQUIRED - row.keys()) | (row.keys() - _FIELDS)))
         return f"lacks or adds fields ({odd}); delete the line to have its sample drawn again"
+    for name, kind in _KINDS.items():
+        if type(row[name]) is not kind:
+            return f"has the {name} {row[name]!r}, which is no {kind.__name__}; delete the line to have it drawn again"
+    if not 0 <= row["problem"] < _COUNTABLE or not 0 <= row["sample"] < _COUNTABLE:
+        return "numbers its problem or sample out of range; delete the line to have it drawn again"
+    if row["error"] is not None and not isinstance(row["error"], str):
+        return f"has the error {row['error']!r}, which is no text; delete the line to have its sample drawn again"
     if row["outcome"] not in (0.0, 1.0):
         return f"has the outcome {row['outcome']}, which is neither 0 nor 1; score the run again"
     return None
@@ -228,14 +242,14 @@ def _parsed(file: Path, start: int, batch: list[bytes]) -> list[Any]:
         rows: list[Any] = json.loads(b"[" + b",".join(bodies) + b"]")
         if len(rows) == len(batch):
             return rows
-    except ValueError:
+    except (ValueError, RecursionError):
         # Parsed again below, line by line, to name the one at fault.
         pass
     rows = []
     for number, body in enumerate(bodies, start=start + 1):
         try:
             rows.append(json.loads(body))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PalestraError(
                 f"{file} line {number} is not valid JSON; delete the line to have its sample drawn again."
             ) from error

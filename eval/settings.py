@@ -27,7 +27,7 @@ POLICIES = ("oracle", "random")
 class EvalSettings(BaseModel):
     """What to sample, from which model, and how."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     model: str = Field(
         description="organism name, folder, or hub id; `openai:NAME` behind a server; or the policies `oracle` and "

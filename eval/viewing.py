@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import category
 
 from rich.console import Group, RenderableType
 from rich.rule import Rule
@@ -11,6 +12,10 @@ from rich.text import Text
 from palestra.envs.errors import UsageError, unknown_name
 from palestra.eval.records import SampleRecord, read_manifest, read_samples, read_trajectory
 
+_JOINERS = "\n\t\u200c\u200d"
+"""Invisible as well, and part of ordinary text."""
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of what is no visible character."""
 STYLES = {"assistant": "bold cyan", "tool": "yellow", "user": "green"}
 """Colour of a role's heading."""
 
@@ -66,9 +71,11 @@ def episode_text(sample: SampleRecord, trajectory: dict[str, object]) -> Rendera
 
 
 def visible(text: str) -> str:
-    """Show control characters instead of sending them: a model's text must not steer a terminal."""
-    shown = "".join(c if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f") else f"\\x{ord(c):02x}" for c in text)
-    return shown.encode("utf-8", "replace").decode("utf-8")
+    """Show control characters instead of sending them: a model's text must not steer a terminal.
+
+    So are those that turn the order of the characters around or take no room: they would show another text.
+    """
+    return "".join(c if c in _JOINERS or category(c) not in _UNSEEN else f"\\x{ord(c):02x}" for c in text)
 
 
 def _fits(sample: SampleRecord, wanted: Wanted) -> bool:

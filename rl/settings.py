@@ -25,7 +25,7 @@ Tracker = Literal["tensorboard", "trackio", "none"]
 class RunSettings(BaseModel):
     """What `sft` and `train` have in common."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     model: str = Field(description="organism name, folder, or hub id to start from")
     env: str = Field(description="environment id")

@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from palestra.agents.trajectory import Trajectory
 from palestra.envs.core import ProcessTerm
+from palestra.envs.errors import PalestraError
 from palestra.rl.credit import EpisodeRewards
 from palestra.rl.monitors import CollapseMonitor, HackingMonitor, RepetitionMonitor
 from palestra.rl.sampler import GroupSampler, Sample
@@ -45,9 +46,18 @@ class Watch(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Take the numbers of a step; other logs (of the validation, of the end) are none."""
+        """Take the numbers of a step; other logs (of the validation, of the end) are none.
+
+        Raises:
+            PalestraError: The model gives no numbers any more.
+        """
         if not logs or "entropy" not in logs or not self._sampler.sampled:
             return
+        if logs["entropy"] is None:  # what transformers makes of NaN
+            raise PalestraError(
+                f"the model gives no finite numbers any more at step {state.global_step}: training diverged; start "
+                "anew with a lower --lr and another --out."
+            )
         groups = self._sampler.sampled
         episodes = [_rewards(sample) for group in groups for sample in group]
         size = self._sampler.settings.group_size

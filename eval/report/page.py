@@ -26,6 +26,7 @@ from palestra.eval.stats.chance import chance_curve
 from palestra.eval.stats.intervals import Interval
 from palestra.eval.stats.verdict import Label
 from palestra.eval.verdicts import RunVerdict
+from palestra.eval.viewing import visible
 
 MAX_TRAJECTORY_CHARS = 40_000
 """Text shown of one trajectory; the rest is cut, with a note saying so."""
@@ -348,8 +349,7 @@ def _size(text: str) -> int:
 
 def _content(content: object) -> str:
     if isinstance(content, str):
-        # Control characters are not allowed in HTML, and could hide what was written.
-        return "".join(c if c >= " " or c in "\n\t" else chr(0x2400 + ord(c)) for c in content)
+        return visible(content)
     return "" if content is None else _pretty(content)
 
 

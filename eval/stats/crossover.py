@@ -20,7 +20,7 @@ def crossover(ks: Counts, delta: Floats | FloatArray) -> FloatArray:
         k* as a number, or of shape (B,).
 
     Raises:
-        ValueError: ks is not increasing and >= 1, or the shapes do not fit.
+        ValueError: ks is not increasing and >= 1, a value is not finite, or the shapes do not fit.
     """
     k, d = checked_grid(ks, delta)
     leads = d > 0
@@ -76,4 +76,6 @@ def checked_grid(ks: Counts, values: Floats | FloatArray) -> tuple[FloatArray, F
         raise ValueError("ks must be increasing numbers >= 1.")
     if y.shape[-1:] != k.shape:
         raise ValueError(f"one value per k is needed ({len(k)}), not {y.shape}.")
+    if not np.all(np.isfinite(y)):
+        raise ValueError("the values at ks must be finite.")
     return k, y

@@ -183,6 +183,7 @@ def confirm(
     Raises:
         ValueError: A count is not whole or out of range, or the shapes differ.
     """
+    candidate = np.asarray(candidate, dtype=bool)
     p = np.ones(len(candidate))
     drawn = np.zeros(len(candidate), dtype=bool)
     if fresh is not None:

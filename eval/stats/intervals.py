@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from palestra.eval.stats.bounds import check_probability
 from palestra.eval.stats.passk import FloatArray
 
 MIN_CLUSTERS = 10
@@ -100,8 +101,7 @@ class ProblemBootstrap:
     ) -> None:
         if problems < 1:
             raise ValueError("an interval over problems needs at least 1 problem.")
-        if not 0.0 < alpha < 1.0:
-            raise ValueError(f"alpha must lie strictly between 0 and 1, not {alpha}.")
+        check_probability("alpha", alpha)
         if resamples < 1:
             raise ValueError(f"resamples must be at least 1, not {resamples}.")
         self.problems = problems
@@ -322,8 +322,9 @@ def t_interval_over_seeds(per_seed_values: Sequence[float], *, alpha: float = 0.
         alpha: One minus the coverage.
 
     Raises:
-        ValueError: Fewer than two seeds, or a value that is not finite.
+        ValueError: Fewer than two seeds, a value that is not finite, or alpha outside (0, 1).
     """
+    check_probability("alpha", alpha)
     x = np.asarray(per_seed_values, dtype=np.float64)
     if x.ndim != 1 or len(x) < 2:
         raise ValueError("an interval over training seeds needs at least 2 seeds; one seed shows no spread.")

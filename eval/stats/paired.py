@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from palestra.eval.stats.bounds import check_probability
 from palestra.eval.stats.exact import Floats
 from palestra.eval.stats.intervals import MIN_CLUSTERS, Interval, clustered_mean
 from palestra.eval.stats.passk import FloatArray
@@ -31,8 +32,9 @@ def t_interval(values: Floats, *, clusters: Clusters | None = None, alpha: float
         alpha: One minus the coverage.
 
     Raises:
-        ValueError: Fewer than 2 problems or 10 clusters, or a value that is not finite.
+        ValueError: Fewer than 2 problems or 10 clusters, a value that is not finite, or alpha outside (0, 1).
     """
+    check_probability("alpha", alpha)
     x = _finite(values)
     sums, sizes = _cluster_sums(x, clusters)
     if len(sizes) < 2:

@@ -217,8 +217,11 @@ def plan(
         power: Chance of finding the difference.
 
     Raises:
-        ValueError: As for `variance_parts`, `problems_needed`, `seeds_needed` and `samples_needed`.
+        ValueError: As for `variance_parts`, `problems_needed`, `seeds_needed` and `samples_needed`; delta is no
+            difference of two probabilities.
     """
+    if not 0.0 < delta <= 1.0:
+        raise ValueError(f"delta must lie in (0, 1], not {delta:g}.")
     if c_second is None:
         parts = VarianceParts(*(2 * part for part in _one_model_parts(n, c_first, k)))
     else:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from palestra.eval.stats.bounds import check_probability
 from palestra.eval.stats.exact import Floats
 from palestra.eval.stats.intervals import MIN_CLUSTERS, Interval
 from palestra.eval.stats.paired import Clusters, cluster_means
@@ -110,6 +111,7 @@ def difference_in_differences_one_seed(
 def _t_test(difference: float, se: float, degrees: float, alpha: float) -> SeedTest:
     from scipy.special import stdtr, stdtrit
 
+    check_probability("alpha", alpha)
     half = float(stdtrit(degrees, 1 - alpha / 2)) * se
     p_value = 2 * float(stdtr(degrees, -abs(difference) / se))
     return SeedTest(Interval(difference, difference - half, difference + half), p_value, degrees)

@@ -167,6 +167,10 @@ def verdict(evidence: Evidence, rule: VerdictRule | None = None) -> Verdict:
         raise ValueError("a verdict needs at least 2 samples of each of at least 1 problem.")
     checked_counts(evidence.n, evidence.base)
     checked_counts(evidence.n, evidence.trained)
+    if len(evidence.chance_rates) != len(evidence.base):
+        raise ValueError(
+            f"chance needs one rate per problem ({len(evidence.base)}), not {len(evidence.chance_rates)}."
+        )
     gains = evidence.discovery_candidates(rule.discovery)
     discovered = confirm(gains, evidence.fresh_base, rule.discovery, controls=tuple(evidence.controls.values()))
     lost = confirm(evidence.loss_candidates(rule.discovery), evidence.fresh_trained, rule.discovery)

@@ -1,6 +1,7 @@
 """`palestra exact`: pass@k for every k without sampling, where few turns carry the probability."""
 
 import json
+import math
 from typing import Annotated
 
 import typer
@@ -39,10 +40,10 @@ def exact(
     from palestra.eval.exact import success_probability
     from palestra.eval.stats.exact import theta_curve
 
-    if temperature <= 0:
-        raise UsageError(f"the temperature must be above 0, not {temperature:g}.")
+    if not 0 < temperature < math.inf:
+        raise UsageError(f"the temperature must be a number above 0, not {temperature:g}.")
     if not 0 <= tolerance < 1:
-        raise UsageError(f"the tolerance must be at least 0 and below 1, not {tolerance:g}.")
+        raise UsageError(f"the tolerance must lie in [0, 1), not {tolerance:g}.")
     name = resolve_model(model)
     indices = make(env, variant).distinct_indices(problems, or_all=True)
     loaded = load_model(name)

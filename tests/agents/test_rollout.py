@@ -247,7 +247,20 @@ class Hostile(TextEnv):
                 observation, *rest, info = super().step(action)
                 info["reward"]["process"] = {"x": math.nan}
                 return observation, *rest, info
+            case 8:
+                observation, *rest, info = super().step(action)
+                info["reward"]["process"] = {"x": 1e308, "y": 1e308}
+                return observation, *rest, info
         return super().step(action)
+
+    def anchor(self) -> Any:
+        assert self.task_id is not None
+        match self.task_id.index:
+            case 9:
+                raise RuntimeError("no anchor")
+            case 10:
+                return ["no text"]
+        return super().anchor()
 
 
 class AlwaysAnswers:
@@ -268,7 +281,7 @@ def test_an_environment_that_breaks_costs_its_own_episode_only(blocking: bool, c
         env.blocking = blocking
         return env
 
-    episodes = [Episode(i % 8, i) for i in range(24)]
+    episodes = [Episode(i % 11, i) for i in range(33)]
     done = list(
         rollout(
             make_env,
@@ -281,10 +294,10 @@ def test_an_environment_that_breaks_costs_its_own_episode_only(blocking: bool, c
         )
     )
     assert {e for e, _ in done} == set(episodes)
-    assert len(done) == 24
+    assert len(done) == 33
     reasons = {e.index: t.error for e, t in done}
     for e, t in done:
-        broken = e.index in range(1, 7)
+        broken = e.index not in (0, 7)
         assert (t.stop, t.outcome) == (("error", 0.0) if broken else ("answer", 1.0))
     assert reasons[1] == "ZeroDivisionError: in the author's code"
     assert reasons[2] == "StepTimeoutError: a step took longer than 0.3 s"
@@ -292,6 +305,9 @@ def test_an_environment_that_breaks_costs_its_own_episode_only(blocking: bool, c
     assert "outcome 7.0" in (reasons[4] or "")
     assert reasons[5] == "RuntimeError: no reset"
     assert "nan" in (reasons[6] or "")
+    assert "1e+308" in (reasons[8] or "")
+    assert reasons[9] == "RuntimeError: no anchor"
+    assert "named its state ['no text']" in (reasons[10] or "")
 
 
 def test_what_waits_for_an_environment_does_not_hold_up_the_others() -> None:

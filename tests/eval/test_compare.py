@@ -12,6 +12,7 @@ from toyruns import SAMPLING, MakeRun, record, trajectory_of
 
 from palestra.envs.errors import PalestraError, UsageError
 from palestra.eval.compare import Comparison, compare_runs
+from palestra.eval.confirming import confirm
 from palestra.eval.stats import bootstrap_difference, bootstrap_mean, pass_at_k
 from palestra.eval.store import RunStore, read_samples
 from palestra.eval.tables import print_comparison
@@ -157,12 +158,45 @@ def test_unfinished_run_counts_up_to_the_first_gap_and_is_noted(make_run: MakeRu
     assert comparison.notes == ("base is not finished: every problem has 5 samples so far.",)
 
 
-def test_few_problems_and_other_versions_are_noted(make_run: MakeRun) -> None:
-    a = make_run("a", {"test": [1, 2]}, 4, manifest={"versions": {"palestra": "0.1"}})
-    b = make_run("b", {"test": [1, 2]}, 4, manifest={"versions": {"palestra": "0.2"}})
-    notes = compare_runs([a, b], resamples=20).notes
-    assert notes[0].startswith("test has 2 problems: intervals")
-    assert notes[1] == 'versions.palestra is "0.1" in a and "0.2" in b.'
+def test_few_problems_and_what_runs_were_made_with_are_noted(make_run: MakeRun) -> None:
+    a = make_run("a", {"test": [1, 2]}, 4, manifest={"palestra": "0.1", "sandbox": "local"})
+    again = {"rescored": {"from": "a", "palestra": "0.2"}}
+    b = make_run("b", {"test": [1, 2]}, 4, manifest={"palestra": "0.1", "engine": "vllm", **again})
+    few, scored, engine = compare_runs([a, b], resamples=20).notes
+    assert few.startswith("test has 2 problems: intervals")
+    assert scored.startswith(
+        "the version of palestra that scored it again is none in a and 0.2 in b: their difference"
+    )
+    assert engine.startswith("the engine is transformers in a and vllm in b")
+
+
+def test_a_finished_run_that_has_lost_samples_is_noted(make_run: MakeRun) -> None:
+    run = make_run("run", {"test": [1] * 20}, 4, manifest={"samples": 4})
+    assert not compare_runs([run], resamples=20).notes
+    lines = (run / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "samples.jsonl").write_bytes(b"".join(lines[:-1]))
+    assert "run has lost samples: it was finished with 4 of every problem and has 3" in compare_runs([run]).notes[0]
+
+
+def test_repeated_problems_and_few_guesses_are_noted(make_run: MakeRun) -> None:
+    run = make_run("run", {"test": [1] * 20}, 4, fields={"key": "the same"})
+    told = {"model": {"name": "random"}}
+    guesses = make_run("guesses", {"test": [0] * 20}, 1, manifest=told, fields={"key": "the same"})
+    again, few = compare_runs([run], chance=guesses, resamples=20).notes
+    assert again.startswith("test holds 19 of its 20 problems again: intervals")
+    assert few.startswith("guesses has 1 guesses at each problem: one that guessing solves 95% of the time")
+
+
+def test_copies_are_no_samples(make_run: MakeRun) -> None:
+    greedy = {"sampling": {**SAMPLING, "temperature": 0.0}}
+    base = make_run("base", {"test": [0] * 30}, 60, manifest=greedy)
+    rl = make_run("rl", {"test": [30] * 15 + [0] * 15}, 30, manifest=greedy)
+    comparison = compare_runs([base, rl], resamples=20)
+    assert (comparison.n, comparison.verdicts) == (1, ())
+    assert comparison.variants[0].differences[0].at(1).estimate == pytest.approx(0.5)
+    assert "copies" in comparison.notes[0]
+    with pytest.raises(UsageError, match="fresh samples are copies"):
+        list(confirm(base, rl))
 
 
 def test_runs_can_be_named(three: list[str | Path]) -> None:

@@ -103,6 +103,23 @@ def test_runs_of_other_settings_are_not_compared(tmp_path: Path) -> None:
         compare_runs([tmp_path / "0.6", tmp_path / "1.0"])
 
 
+def test_a_file_counts_once(tmp_path: Path) -> None:
+    file = score_lists(tmp_path / "s.jsonl", SOLVED)
+    (tmp_path / "copy.jsonl").write_bytes(file.read_bytes())
+    with pytest.raises(UsageError, match=r"copy.jsonl holds what .*s.jsonl holds: its samples would count twice"):
+        import_scores([file, tmp_path / "copy.jsonl"], tmp_path / "run", name="x", model="m")
+
+
+def test_what_a_line_leaves_open_is_no_value(tmp_path: Path) -> None:
+    first = r'{"idx": null, "question": "q1", "score": [true, false], "pred": [null, "\ud800"], "code": [null, "x"]}'
+    (tmp_path / "s.jsonl").write_text(first + '\n{"question": "q2", "score": [false]}\n')
+    import_scores([tmp_path / "s.jsonl"], tmp_path / "run", name="x", model="m")
+    samples = read_samples(tmp_path / "run")
+    assert [(s.problem, s.key, s.sample) for s in samples] == [(0, "q1", 0), (0, "q1", 1), (1, "q2", 0)]
+    assert [s.answer is None for s in samples] == [True, False, True]
+    assert read_trajectory(tmp_path / "run", 0, 0)["messages"][1]["content"] == ""
+
+
 def test_an_imported_run_cannot_be_scored_again(tmp_path: Path) -> None:
     import_scores([score_lists(tmp_path / "s.jsonl", SOLVED)], tmp_path / "run", name="x", model="m")
     with pytest.raises(UsageError, match="was imported and holds no turns"):
@@ -116,6 +133,10 @@ def test_an_imported_run_cannot_be_scored_again(tmp_path: Path) -> None:
         ('{"idx": 0, "score": [true], "pred": []}', 'line 1 has 1 scores and not as many entries of "pred"'),
         ('{"idx": 0}', "line 1 is of no known format"),
         ("[]", "line 1 is no JSON object"),
+        ("[" * 200_000, "line 1 cannot be read"),
+        ('{"task_id": null, "passed": true}', "line 1 is of no known format"),
+        ('{"idx": null, "score": [true]}', "line 1 is of no known format"),
+        ('{"idx": 0, "score": []}', "line 1 has no scores: the problem would be left out"),
         ('{"idx": 0, "score": [true]}\n{"idx": 1, "sc', "line 2 cannot be read"),
         ("", "hold no samples"),
     ],
@@ -129,7 +150,7 @@ def test_a_file_that_is_not_understood_is_one_sentence(tmp_path: Path, text: str
 
 def test_a_file_named_twice_does_not_count_twice(tmp_path: Path) -> None:
     file = score_lists(tmp_path / "s.jsonl", SOLVED)
-    with pytest.raises(UsageError, match=r"s.jsonl is named twice"):
+    with pytest.raises(UsageError, match=r"its samples would count twice"):
         import_scores([file, tmp_path / "." / "s.jsonl"], tmp_path / "run", name="x", model="m")
 
 

@@ -186,6 +186,8 @@ def test_other_misuse_is_refused_in_a_sentence() -> None:
         bootstrap_mean([0.5, 0.5], clusters=["a"])
     with pytest.raises(ValueError, match="resamples"):
         ProblemBootstrap(5, resamples=0)
+    with pytest.raises(ValueError, match="alpha"):
+        t_interval_over_seeds([0.1, 0.2], alpha=2.0)
 
 
 def test_band_is_wider_than_the_normal_interval_and_covers_the_curve() -> None:

@@ -54,6 +54,13 @@ def test_merging_again_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     assert content(tmp_path / "all") == content(draw(tmp_path / "whole"))
 
 
+def test_a_shard_is_not_merged_into(tmp_path: Path) -> None:
+    first, second = draw(tmp_path / "0", "0/2"), draw(tmp_path / "1", "1/2")
+    with pytest.raises(UsageError, match="is one of the shards"):
+        merge([first, second], tmp_path / "1" / ".." / "0")
+    assert read_manifest(first)["shard"] == "0/2"
+
+
 def test_a_sample_that_two_shards_hold_counts_once(tmp_path: Path) -> None:
     first, whole = draw(tmp_path / "0", "0/2"), draw(tmp_path / "whole")
     assert merge([first, whole], tmp_path / "all") == Merged(35, 0)

@@ -64,9 +64,10 @@ def test_json_is_valid_and_says_null_where_no_number_does(pilot: list[str | Path
     ("changes", "message"),
     [
         ({"k": 9}, "test: the variance of pass@9 needs at least 18 samples of every problem, not 16"),
-        ({"delta": 0.0}, "delta > 0"),
+        ({"delta": 0.0}, "delta must lie in"),
         ({"power": 1.0}, "power must lie strictly between 0 and 1"),
-        ({"seed_sd": 0.0}, "must be > 0, not 0"),
+        ({"seed_sd": 0.0}, "must be a number > 0, not 0"),
+        ({"seed_sd": float("nan")}, "must be a number > 0, not nan"),
         ({"variants": ["tset"]}, "did you mean 'test'"),
     ],
 )

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,8 @@ def test_plan_from_a_pilot() -> None:
         (lambda: problems_needed(0.1, 0.1, power=1.0), "power"),
         (lambda: detectable_difference(0.1, 0), "at least 1"),
         (lambda: seeds_needed(0.0, 0.1), "> 0"),
+        (lambda: plan(8, [1, 2], None, k=1, delta=math.inf), "delta must lie in"),
+        (lambda: plan(8, [1, 2], None, k=1, delta=math.nan), "delta must lie in"),
     ],
 )
 def test_misuse_is_refused_in_a_sentence(call: Any, message: str) -> None:

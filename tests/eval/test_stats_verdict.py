@@ -250,8 +250,14 @@ def test_a_verdict_is_reproducible() -> None:
         (lambda: verdict(Evidence(4, [], [])), "at least 1 problem"),
         (lambda: verdict(Evidence(4, [5], [1])), "between 0 and n"),
         (lambda: verdict(Evidence(4, [1, 2], [1])), "same problems"),
+        (lambda: verdict(Evidence(4, [1, 2], [1, 2], chance=[0.1])), "one rate per problem"),
     ],
 )
 def test_misuse_is_refused_in_a_sentence(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_what_is_no_candidate_is_never_confirmed() -> None:
+    zeros_and_ones: Any = np.array([1, 0])
+    assert confirm(zeros_and_ones, Fresh([3000, 3000], [0, 0]), RULE).confirmed.tolist() == [True, False]

@@ -11,6 +11,7 @@ import pytest
 from toyruns import record, trajectory_of
 
 from palestra.envs.errors import PalestraError, UsageError
+from palestra.eval.columns import read_columns
 from palestra.eval.store import (
     RunStore,
     SampleRecord,
@@ -175,6 +176,7 @@ def test_repeated_sample_is_reported_with_its_line(run: Path) -> None:
         (b'{"v": 2}\n', "line 5 has schema 2, and this version reads 1"),
         (b'{"v": 1, "variant": "test"}\n', "line 5 lacks or adds fields"),
         (b"{},{}\n", "line 5 is not valid JSON"),
+        (b"[" * 200_000 + b"\n", "line 5 is not valid JSON"),
     ],
 )
 def test_damaged_line_is_reported_with_its_number(run: Path, line: bytes, message: str) -> None:
@@ -182,6 +184,43 @@ def test_damaged_line_is_reported_with_its_number(run: Path, line: bytes, messag
         file.write(line)
     with pytest.raises(PalestraError, match=message):
         read_rows(run)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("problem", 1.5, "line 5 has the problem 1.5, which is no int"),
+        ("problem", True, "line 5 has the problem True, which is no int"),
+        ("problem", 10**30, "line 5 numbers its problem or sample out of range"),
+        ("sample", "1", "line 5 has the sample '1', which is no int"),
+        ("sample", -1, "line 5 numbers its problem or sample out of range"),
+        ("variant", None, "line 5 has the variant None, which is no str"),
+        ("key", ["k"], r"line 5 has the key \['k'\], which is no str"),
+        ("error", False, "line 5 has the error False, which is no text"),
+    ],
+)
+def test_a_field_of_another_type_is_never_rounded_to_one(run: Path, field: str, value: object, message: str) -> None:
+    line = json.loads(lines_of(run)[-1]) | {"sample": 9, field: value}
+    del line["crc"]
+    with (run / "samples.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    with pytest.raises(PalestraError, match=message):
+        read_columns(run)
+
+
+@pytest.mark.parametrize("text", [b"null", b"[1]", b'{"messages":[1]}', b'{"messages":7}', b"{}", b"[" * 60])
+def test_what_is_no_trajectory_is_named(run: Path, text: bytes) -> None:
+    part = run / "trajectories" / "part-00000.jsonl"
+    first, *rest = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join([text.ljust(len(first) - 1) + b"\n", *rest]))
+    with pytest.raises(PalestraError, match="has no trajectory at byte 0; restore the file"):
+        read_trajectory(run, 0, 0)
+
+
+def test_a_manifest_without_its_status_is_named(run: Path) -> None:
+    (run / "manifest.json").write_text(json.dumps({"v": 1, "env": "x"}))
+    with pytest.raises(UsageError, match="does not say whether the run is done"):
+        read_manifest(run)
 
 
 @pytest.mark.parametrize(

@@ -43,13 +43,13 @@ def test_a_model_cannot_steer_the_terminal(make_run: MakeRun) -> None:
     def hostile(sample: SampleRecord) -> dict[str, Any]:
         return {
             **trajectory_of(sample),
-            "messages": [{"role": "assistant\x1b[2J", "content": "\x1b]0;owned\x07 [red]x[/]\x9b\ud800"}],
+            "messages": [{"role": "assistant\x1b[2J", "content": "\x1b]0;owned\x07 [red]x[/]\x9b\ud800\u202e"}],
         }
 
     text = shown(make_run("run", {"test": [1]}, 1, trajectory=hostile), Wanted())
-    assert not {"\x1b", "\x07", "\x9b"} & set(text)
-    assert "\\x1b]0;owned\\x07 [red]x[/]\\x9b?" in text
-    assert visible("a\tb\n") == "a\tb\n"
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
+    assert "\\x1b]0;owned\\x07 [red]x[/]\\x9b\\xd800\\x202e" in text
+    assert visible("a\tb\n\u200d") == "a\tb\n\u200d"
 
 
 def test_no_such_episode_is_a_sentence(make_run: MakeRun) -> None:

@@ -22,6 +22,8 @@ def written(folder: Path, text: str) -> Path:
         ("model: m\nenv: e\nout: o\nstesp: 3", "unknown key 'stesp' in .*; did you mean 'steps'"),
         ("model: m\nout: o", "lacks the key 'env'"),
         ("model: m\nenv: e\nout: o\nsteps: many", "'steps' in .* is wrong: input should be a valid integer"),
+        ("model: m\nenv: e\nout: o\nlr: .inf", "'lr' in .* is wrong: input should be a finite number"),
+        ("model: m\nenv: e\nout: o\nprocess_weight: .inf", "'process_weight' in .* finite number"),
         ("model: m\nenv: e\nout: o\nalgo: ppo", "'algo' in .* is wrong: input should be 'grpo' or 'dapo'"),
         ("- 1", "must hold keys and values"),
         ("a: [", "not valid YAML"),
