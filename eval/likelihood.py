@@ -123,10 +123,10 @@ def likelihoods(
         PalestraError: A run is damaged.
     """
     runs = load_runs([base, trained], variants)
+    temperature = _temperature(runs)
     n = samples_to_compare(runs, samples)
     if n < 2:
         raise UsageError("a bound needs at least 2 samples of every problem; extend both with `palestra eval -n`.")
-    temperature = _temperature(runs)
     chosen = [_chosen(run, n) for run in runs]
     read: list[list[Read]] = []
     with (
