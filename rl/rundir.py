@@ -30,7 +30,7 @@ class RunFolder:
 
     Args:
         out: The folder.
-        command: `sft` or `train`.
+        command: `sft`, `rft`, `dpo` or `train`.
         config: The run's configuration; a folder that holds another one is refused, unless that one never
             got as far as a checkpoint.
 

@@ -23,7 +23,7 @@ Tracker = Literal["tensorboard", "trackio", "none"]
 
 
 class RunSettings(BaseModel):
-    """What `sft` and `train` have in common."""
+    """What the training commands have in common."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -67,6 +67,20 @@ class RFTSettings(RunSettings):
     lr: PositiveFloat = Field(1e-4, description="AdamW learning rate, constant")
     temperature: PositiveFloat = Field(1.0, le=100, description="sampling temperature")
     max_tokens: PositiveInt = Field(64, description="most tokens per turn")
+
+
+class DPOSettings(RFTSettings):
+    """Direct preference optimisation on the samples of `rft`."""
+
+    rounds: PositiveInt = Field(
+        1, description="rounds of sampling and training; the reference is the model that sampled the round"
+    )
+    keep: PositiveInt = Field(
+        4, description="most pairs per task: a right and a wrong episode, distinct and each in one pair only"
+    )
+    batch_size: PositiveInt = Field(64, description="pairs per optimiser step")
+    lr: PositiveFloat = Field(1e-5, description="AdamW learning rate, constant")
+    beta: PositiveFloat = Field(0.1, description="how strongly the reference holds: a larger one holds more")
 
 
 class TrainSettings(RunSettings):

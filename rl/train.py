@@ -193,7 +193,7 @@ def _warn_if_flat(history: list[dict[str, Any]]) -> None:
 
 
 def common_arguments(settings: RunSettings, run: RunFolder) -> dict[str, Any]:
-    """Return the arguments that `sft` and `train` give to TRL alike."""
+    """Return the arguments that all training commands give to TRL alike."""
     import torch
 
     if settings.track == "trackio" and find_spec("trackio") is None:

@@ -53,6 +53,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "organism",
         "sft",
         "rft",
+        "dpo",
         "train",
         "eval",
         "score",
