@@ -73,6 +73,14 @@ class TokenDPOTrainer(DPOTrainer):
         return dataset  # TRL would render and encode text
 
 
+def loss_of(settings: DPOSettings) -> dict[str, Any]:
+    """Return TRL's arguments for the loss."""
+    if not settings.likelihood_weight:
+        return {"beta": settings.beta}
+    weights = [1.0, settings.likelihood_weight]
+    return {"beta": settings.beta, "loss_type": ["sigmoid", "sft"], "loss_weights": weights}
+
+
 def dpo_trainer(
     rows: Rows, model: Any, reference: Any, tokenizer: Any, codec: ChatCodec, config: DPOConfig, callbacks: list[Any]
 ) -> TokenDPOTrainer:
@@ -125,7 +133,7 @@ def _train(
         reference,
         loaded.tokenizer,
         codec,
-        DPOConfig(**round_arguments(settings, run, len(rows), number), beta=settings.beta),
+        DPOConfig(**round_arguments(settings, run, len(rows), number), **loss_of(settings)),
         [ProgressCallback(f"dpo {settings.env}, round {number + 1}", shown)],
     )
     trainer.train()

@@ -81,6 +81,11 @@ class DPOSettings(RFTSettings):
     batch_size: PositiveInt = Field(64, description="pairs per optimiser step")
     lr: PositiveFloat = Field(1e-5, description="AdamW learning rate, constant")
     beta: PositiveFloat = Field(0.1, description="how strongly the reference holds: a larger one holds more")
+    likelihood_weight: NonNegativeFloat = Field(
+        0.0,
+        description="weight of the right episodes' likelihood beside the preference (arXiv 2404.19733), which keeps "
+        "it from falling with that of the wrong ones; 0 is plain DPO",
+    )
 
 
 class TrainSettings(RunSettings):

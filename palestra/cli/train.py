@@ -26,6 +26,8 @@ Example: `palestra rft --model string-atoms --env palestra/StringCompose-v0 --ou
 DPO_HELP = """Train the model to prefer its own right episodes to its own wrong ones, on the same tasks (DPO).
 
 Samples as `rft` does: with the same settings, the first round has the same episodes. Only what the model wrote counts.
+DPO raises the margin between right and wrong, and may do so while right episodes become less likely as well: look at
+logps/chosen, and at --likelihood-weight 1.
 Running the same command again resumes after the last round; --token-budget as for `rft`.
 
 Example: `palestra dpo --model string-atoms --env palestra/StringCompose-v0 --out runs/dpo`

@@ -19,7 +19,16 @@ from palestra.agents.scoring import token_logprobs
 from palestra.agents.trajectory import Trajectory
 from palestra.envs import Demonstration, Reward, Task, TaskId, TextEnv, register
 from palestra.envs.errors import PalestraError
-from palestra.rl.dpo import SIDES, PadPairs, TokenDPOTrainer, count_preferred, dpo_trainer, pairs, prefer_right
+from palestra.rl.dpo import (
+    SIDES,
+    PadPairs,
+    TokenDPOTrainer,
+    count_preferred,
+    dpo_trainer,
+    loss_of,
+    pairs,
+    prefer_right,
+)
 from palestra.rl.organisms.tokenizer import character_tokenizer
 from palestra.rl.rft import fine_tune_on_own
 from palestra.rl.rundir import RunFolder
@@ -71,7 +80,9 @@ def model_with(probabilities: dict[int, float], size: int) -> Any:
     return model
 
 
-def by_hand(tmp_path: Path, from_env: int) -> tuple[TokenDPOTrainer, dict[str, Any], int]:
+def by_hand(
+    tmp_path: Path, from_env: int, likelihood_weight: float = 0.0
+) -> tuple[TokenDPOTrainer, dict[str, Any], int]:
     """Return a trainer with a policy of P(A) = 1/2 and P(B) = 1/4 and a uniform reference, and a batch for it."""
     tokenizer = character_tokenizer()
     size = len(tokenizer)
@@ -84,8 +95,9 @@ def by_hand(tmp_path: Path, from_env: int) -> tuple[TokenDPOTrainer, dict[str, A
             "rejected_mask": [1, 0],
         }
     ]
+    settings = DPOSettings(model="m", env="e", out=tmp_path, beta=0.5, likelihood_weight=likelihood_weight)
     config = DPOConfig(
-        output_dir=str(tmp_path), beta=0.5, max_length=None, report_to="none", use_cpu=True, bf16=False, seed=0
+        **loss_of(settings), output_dir=str(tmp_path), max_length=None, report_to="none", use_cpu=True, bf16=False
     )
     policy, reference = model_with({A: 0.5, B: 0.25}, size), model_with({}, size)
     trainer = dpo_trainer(rows, policy, reference, tokenizer, ChatCodec(tokenizer), config, [])
@@ -99,6 +111,13 @@ def test_the_loss_by_hand(tmp_path: Path) -> None:
     loss = trainer.compute_loss(trainer.model, batch)
     assert loss.item() == pytest.approx(math.log(1 + size**-0.5), rel=1e-4)
     assert trainer._metrics["train"]["rewards/margins"] == pytest.approx([0.5 * math.log(size)], rel=1e-4)
+
+
+def test_the_likelihood_of_right_episodes_can_be_added(tmp_path: Path) -> None:
+    # Both of the chosen tokens have probability 1/2: -log P is log(2) per token.
+    trainer, batch, size = by_hand(tmp_path, FROM_ENV, likelihood_weight=0.25)
+    loss = trainer.compute_loss(trainer.model, batch)
+    assert loss.item() == pytest.approx(math.log(1 + size**-0.5) + 0.25 * math.log(2), rel=1e-4)
 
 
 def test_the_environments_tokens_have_no_part_in_the_gradient(tmp_path: Path) -> None:
