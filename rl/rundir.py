@@ -21,7 +21,7 @@ from palestra.rl.processes import rank
 MANIFEST = "manifest.json"
 LOCK = "train.lock"
 _COMPLETE = "COMPLETE"
-_FREE = {"track", "save_every", "show_every"}
+_FREE = {"track", "save_every", "show_every", "marker"}
 """Settings that a resumed run may change: they decide nothing about what is learned."""
 
 

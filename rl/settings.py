@@ -11,6 +11,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -137,7 +138,15 @@ class TrainSettings(RunSettings):
     micro_batch: PositiveInt = Field(64, description="episodes per forward and backward pass")
     lora_rank: NonNegativeInt = Field(0, description="train a LoRA adapter of this rank; 0 trains all weights")
     gradient_checkpointing: bool = Field(False, description="trade time for memory")
+    marker: tuple[str, ...] = Field(
+        (), description="word or sign of back-tracking, counted in the log; repeatable [default: English phrases]"
+    )
     show_every: NonNegativeInt = Field(20, description="steps between episodes written to episodes.txt; 0 for none")
+
+    @field_validator("marker", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: object) -> object:
+        return (given,) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -11,6 +11,7 @@ from trl import GRPOConfig
 
 from palestra.agents.codec import ChatCodec
 from palestra.agents.engine import SamplingParams
+from palestra.agents.markers import markers_of
 from palestra.agents.models import is_adapter, load_model
 from palestra.envs.errors import MissingPrerequisiteError, UsageError
 from palestra.envs.registry import make
@@ -145,6 +146,7 @@ def sampler_settings(settings: TrainSettings, max_length: int | None) -> Sampler
         by_process=settings.by_process,
         filter_cut=dapo if settings.overlong_filter is None else settings.overlong_filter,
         value_rollouts=settings.value_rollouts if settings.rule == "monte-carlo" else 0,
+        markers=markers_of(settings.marker),
     )
 
 

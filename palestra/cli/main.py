@@ -8,6 +8,7 @@ import warnings
 import typer
 
 from palestra.cli import (
+    aha,
     check,
     compare,
     doctor,
@@ -50,6 +51,7 @@ for module in (
     exact,
     runs,
     compare,
+    aha,
     plan,
     serve,
     export,

@@ -61,6 +61,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "confirm",
         "import",
         "compare",
+        "aha",
         "plan",
         "exact",
         "view",
