@@ -17,8 +17,8 @@ from palestra.eval.loading import LoadedRun, load_control, load_runs, samples_to
 from palestra.eval.records import first_difference, read_samples, read_trajectory
 
 NOTES = (
-    "rate: traces with a marker, of what the model wrote; length: in characters; within: how much likelier traces with a marker are to "
-    "succeed than those without one of the same problem (over problems that have both).",
+    "rate: traces with a marker, of what the model wrote; length: in characters; within: how much likelier traces "
+    "with a marker are to succeed than those without one of the same problem (over problems that have both).",
     "Neither says what markers do: traces differ in more. For that, sample the last model without them "
     "(`palestra eval --ban WORD`) and give that run as --without.",
 )
