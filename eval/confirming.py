@@ -70,6 +70,7 @@ def _settings(run: LoadedRun, base_url: str | None) -> EvalSettings:
         raise UsageError(f"{run.info.path} was imported: nothing more can be sampled of its model.")
     sampling = dict(manifest["sampling"])
     power = {f"power_{name}": value for name, value in sampling.pop("power", {}).items()}
+    banned = tuple(sampling.pop("banned", ()))
     settings = EvalSettings(
         model=manifest["model"]["name"],
         env=run.env,
@@ -77,6 +78,7 @@ def _settings(run: LoadedRun, base_url: str | None) -> EvalSettings:
         seed=manifest["seed"],
         sandbox=manifest.get("sandbox", DEFAULT_SANDBOX),
         engine=manifest.get("engine", DEFAULT_ENGINE),
+        ban=banned,
         **sampling,
         **power,
     )

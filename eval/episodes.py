@@ -8,10 +8,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from palestra.agents.markers import markers_of, tokens_to_ban
 from palestra.agents.policies import OraclePolicy, RandomPolicy, play
 from palestra.agents.rollout import Episode
 from palestra.agents.trajectory import Trajectory
 from palestra.envs.answers import extract_answer
+from palestra.envs.errors import UsageError
 from palestra.envs.registry import make
 from palestra.eval.records import SampleId, SampleRecord
 from palestra.eval.settings import POLICIES, SERVED, EvalSettings
@@ -65,12 +67,14 @@ def episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[Played]:
     """Play the samples asked for, in any order.
 
     Raises:
-        UsageError: The model cannot be loaded, or its server refuses it.
+        UsageError: The model cannot be loaded, or its server refuses it; or it cannot do what is asked.
         PalestraError: Its server cannot be reached.
     """
     if not todo:
         return iter(())
     if settings.model in POLICIES:
+        if settings.ban:
+            raise UsageError(f"--ban is for models; '{settings.model}' samples no tokens")
         return _policy_episodes(settings, todo)
     return _served_episodes(settings, todo) if settings.served else _local_episodes(settings, todo)
 
@@ -145,7 +149,8 @@ def _local_episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[Pl
         if settings.power_alpha is not None:
             how = PowerSettings(alpha=settings.power_alpha, block=settings.power_block, moves=settings.power_moves)
             power = PowerEngine(own, how)
-    params = SamplingParams(settings.max_tokens, settings.temperature, settings.top_p)
+    banned = banned_ids(codec.tokenizer, settings.ban)
+    params = SamplingParams(settings.max_tokens, settings.temperature, settings.top_p, banned)
     for variant in settings.variant:
         keys = {Episode(p, _seed(settings, (v, p, s))): (v, p, s) for v, p, s in todo if v == variant}
         for episode, trajectory in rollout(
@@ -162,6 +167,22 @@ def _local_episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[Pl
             if power is not None:
                 drawn = sum(power.drawn.pop(turn_seed(episode.seed, i)) for i in range(len(trajectory.turns)))
             yield Played(keys[episode], trajectory, read, trajectory.sampled, sum(trajectory.logprobs), drawn)
+
+
+def banned_ids(tokenizer: Any, words: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the ids whose text holds one of the words.
+
+    Raises:
+        UsageError: A word is in no token.
+    """
+    texts = [tokenizer.decode([i]) for i in range(len(tokenizer))] if words else []
+    ids: set[int] = set()
+    for word in words:
+        found = tokens_to_ban(texts, markers_of((word,)))
+        if not found:
+            raise UsageError(f"no single token of this model holds '{word}', so --ban cannot keep it out")
+        ids.update(found)
+    return tuple(sorted(ids))
 
 
 def _served_episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[Played]:

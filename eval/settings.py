@@ -36,11 +36,11 @@ class EvalSettings(BaseModel):
     env: str = Field(description="environment id")
     variant: tuple[str, ...] = Field(("test",), description="variant to evaluate; repeat the flag for several")
 
-    @field_validator("variant", mode="before")
+    @field_validator("variant", "ban", mode="before")
     @classmethod
-    def _once(cls, variants: object) -> object:
+    def _once(cls, given: object) -> object:
         """Take one name or several, each once."""
-        names = [variants] if isinstance(variants, str) else variants
+        names = [given] if isinstance(given, str) else given
         return tuple(dict.fromkeys(names)) if isinstance(names, list | tuple) else names
 
     samples: PositiveInt = Field(64, description="episodes per problem")
@@ -52,6 +52,9 @@ class EvalSettings(BaseModel):
     temperature: NonNegativeFloat = Field(1.0, le=100, description="sampling temperature; 1 measures the model itself")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus mass; 1 measures the model itself")
     max_tokens: PositiveInt = Field(64, description="most tokens per turn")
+    ban: tuple[str, ...] = Field(
+        (), description="word or sign whose tokens are never sampled, for `palestra aha --without`; repeatable"
+    )
     concurrency: PositiveInt = Field(512, description="episodes in flight")
     sandbox: str = Field(
         "local", description="where tools run code: local, docker, e2b or unsafe-process (no isolation)"
@@ -87,12 +90,16 @@ class EvalSettings(BaseModel):
             raise ValueError("power sampling takes a model in this process at temperature 1 and top_p 1")
         if self.engine == "vllm" and (self.served or self.power_alpha is not None):
             raise ValueError("engine=vllm is for a model in this process, without power sampling")
+        if self.ban and (self.served or not all(word.strip() for word in self.ban)):
+            raise ValueError("ban takes words or signs, and a model in this process")
         return self
 
     @property
     def sampling(self) -> dict[str, Any]:
         """What is recorded of how turns are drawn; runs are compared if it agrees."""
         settings = self.model_dump(include={"temperature", "top_p", "max_tokens"})
+        if self.ban:
+            settings["banned"] = sorted(self.ban)
         if self.power_alpha is not None:
             settings["power"] = {"alpha": self.power_alpha, "block": self.power_block, "moves": self.power_moves}
         return settings

@@ -22,7 +22,7 @@ from palestra.rl.processes import rank
 MANIFEST = "manifest.json"
 LOCK = "train.lock"
 _COMPLETE = "COMPLETE"
-_FREE = {"track", "save_every", "show_every", "keep_checkpoints"}
+_FREE = {"track", "save_every", "show_every", "keep_checkpoints", "marker"}
 """Settings that a resumed run may change: they decide nothing about what is learned."""
 
 
@@ -31,7 +31,7 @@ class RunFolder:
 
     Args:
         out: The folder.
-        command: `sft` or `train`.
+        command: `sft`, `rft`, `dpo` or `train`.
         config: The run's configuration; a folder that holds another one is refused, unless that one never
             got as far as a checkpoint.
 

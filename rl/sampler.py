@@ -8,6 +8,7 @@ from typing import Any
 
 from palestra.agents.codec import ChatCodec
 from palestra.agents.engine import Engine, SamplingParams
+from palestra.agents.markers import Markers
 from palestra.agents.rollout import Episode, RolloutClock, rollout
 from palestra.agents.trajectory import Trajectory, TurnSpan
 from palestra.envs.core import TaskId
@@ -47,6 +48,8 @@ class SamplerSettings:
     """Overlong filtering: episodes that the token limits ended carry no loss."""
     value_rollouts: int = 0
     """Rollouts per state for Monte-Carlo values; 0: none."""
+    markers: Markers = field(default_factory=Markers)
+    """What is counted as back-tracking in the statistics."""
 
 
 @dataclass(slots=True)
@@ -200,7 +203,7 @@ class GroupSampler:
     def _count(self, groups: list[list[Sample]], clock: RolloutClock, more: Mapping[str, float]) -> None:
         """Put together what all processes sampled: `sampled`, `statistics` and `costs`."""
         own = [s.trajectory for group in groups for s in group]
-        sums = {**count(own, self.codec.stop_ids), **more}
+        sums = {**count(own, self.codec.stop_ids, self.settings.markers), **more}
         seconds = (clock.sampling_s, clock.environment_s)
         failed = next((t.error for t in own if t.stop == "error"), None)
         if world() > 1:

@@ -11,6 +11,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -23,7 +24,7 @@ Tracker = Literal["tensorboard", "trackio", "none"]
 
 
 class RunSettings(BaseModel):
-    """What `sft` and `train` have in common."""
+    """What the training commands have in common."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
@@ -70,6 +71,25 @@ class RFTSettings(RunSettings):
     lr: PositiveFloat = Field(1e-4, description="AdamW learning rate, constant")
     temperature: PositiveFloat = Field(1.0, le=100, description="sampling temperature")
     max_tokens: PositiveInt = Field(64, description="most tokens per turn")
+
+
+class DPOSettings(RFTSettings):
+    """Direct preference optimisation on the samples of `rft`."""
+
+    rounds: PositiveInt = Field(
+        1, description="rounds of sampling and training; the reference is the model that sampled the round"
+    )
+    keep: PositiveInt = Field(
+        4, description="most pairs per task: a right and a wrong episode, distinct and each in one pair only"
+    )
+    batch_size: PositiveInt = Field(64, description="pairs per optimiser step")
+    lr: PositiveFloat = Field(1e-5, description="AdamW learning rate, constant")
+    beta: PositiveFloat = Field(0.1, description="how strongly the reference holds: a larger one holds more")
+    likelihood_weight: NonNegativeFloat = Field(
+        0.0,
+        description="weight of the right episodes' likelihood beside the preference (arXiv 2404.19733), which keeps "
+        "it from falling with that of the wrong ones; 0 is plain DPO",
+    )
 
 
 class TrainSettings(RunSettings):
@@ -121,7 +141,15 @@ class TrainSettings(RunSettings):
     micro_batch: PositiveInt = Field(64, description="episodes per forward and backward pass")
     lora_rank: NonNegativeInt = Field(0, description="train a LoRA adapter of this rank; 0 trains all weights")
     gradient_checkpointing: bool = Field(False, description="trade time for memory")
+    marker: tuple[str, ...] = Field(
+        (), description="word or sign of back-tracking, counted in the log; repeatable [default: English phrases]"
+    )
     show_every: NonNegativeInt = Field(20, description="steps between episodes written to episodes.txt; 0 for none")
+
+    @field_validator("marker", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: object) -> object:
+        return (given,) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -3,19 +3,24 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
+from palestra.agents.markers import Markers
 from palestra.agents.trajectory import Trajectory
 from palestra.rl.overlong import is_cut
 
-_PER_EPISODE = ("turns", "out_of_context", "cut")
+_PER_EPISODE = ("turns", "out_of_context", "cut", "markers")
 
 
-def count(episodes: Iterable[Trajectory], stop_ids: Collection[int]) -> dict[str, float]:
+def count(
+    episodes: Iterable[Trajectory], stop_ids: Collection[int], markers: Markers | None = None
+) -> dict[str, float]:
     """Return the sums over some episodes.
 
     Args:
         episodes: All that were sampled, also those that were not taken.
         stop_ids: Ids that end a turn.
+        markers: What counts as back-tracking; by default English phrases.
     """
+    markers = markers or Markers()
     sums: dict[str, float] = defaultdict(float)
     for t in episodes:
         called = [message["content"] for message in t.messages if message["role"] == "tool"]
@@ -28,6 +33,7 @@ def count(episodes: Iterable[Trajectory], stop_ids: Collection[int]) -> dict[str
             ("malformed", sum(turn.kind == "malformed" for turn in t.turns)),
             ("out_of_context", t.stop == "length"),
             ("cut", is_cut(t, stop_ids)),
+            ("markers", any(markers.count(m["content"]) for m in t.messages if m["role"] == "assistant")),
             ("tool_calls", len(called)),
             ("tool_errors", sum(text.startswith("Error:") for text in called)),
             *((f"process/{name}", value) for name, value in t.process.items()),

@@ -11,6 +11,7 @@ from trl import GRPOConfig
 
 from palestra.agents.codec import ChatCodec
 from palestra.agents.engine import SamplingParams
+from palestra.agents.markers import markers_of
 from palestra.agents.models import is_adapter, load_model
 from palestra.envs.errors import MissingPrerequisiteError, UsageError
 from palestra.envs.registry import make
@@ -155,6 +156,7 @@ def sampler_settings(settings: TrainSettings, max_length: int | None) -> Sampler
         by_process=settings.by_process,
         filter_cut=dapo if settings.overlong_filter is None else settings.overlong_filter,
         value_rollouts=settings.value_rollouts if settings.rule == "monte-carlo" else 0,
+        markers=markers_of(settings.marker),
     )
 
 
@@ -203,7 +205,7 @@ def _warn_if_flat(history: list[dict[str, Any]]) -> None:
 
 
 def common_arguments(settings: RunSettings, run: RunFolder) -> dict[str, Any]:
-    """Return the arguments that `sft` and `train` give to TRL alike."""
+    """Return the arguments that all training commands give to TRL alike."""
     import torch
 
     if settings.track == "trackio" and find_spec("trackio") is None:

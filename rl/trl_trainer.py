@@ -1,4 +1,4 @@
-"""The only file that subclasses TRL: GRPO whose episodes and advantages are ours, and everything else TRL's.
+"""GRPO on TRL, whose episodes and advantages are ours, and everything else TRL's.
 
 Two seams: `rollout_func` (public) takes trajectories, and one override replaces the advantages `(rows,)` by
 `(rows, tokens)`, which TRL's losses accept. tests/rl/test_trl_contract.py fails with a sentence when TRL moves either.

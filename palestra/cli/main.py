@@ -8,6 +8,7 @@ import warnings
 import typer
 
 from palestra.cli import (
+    aha,
     check,
     checkpoints,
     compare,
@@ -54,6 +55,7 @@ for module in (
     compare,
     checkpoints,
     likelihood,
+    aha,
     plan,
     serve,
     export,

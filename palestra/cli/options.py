@@ -53,7 +53,7 @@ def settings_command(
 def _parameter(key: str, field: FieldInfo) -> inspect.Parameter:
     flag = "--" + key.replace("_", "-")
     flags = [flag, "-n"] if key == "samples" else [flag]
-    default = "" if field.default in (PydanticUndefined, None) else f" [default: {_show(field.default)}]"
+    default = "" if field.default in (PydanticUndefined, None, ()) else f" [default: {_show(field.default)}]"
     if field.is_required():
         default = " [required]"
     text = f"{field.description}{_choices(field.annotation)}{default}"

@@ -1,4 +1,4 @@
-"""`palestra sft` and `palestra train`: supervised fine-tuning and reinforcement learning."""
+"""`palestra sft`, `rft`, `dpo` and `train`: the arms of a comparison."""
 
 import os
 from typing import TypeVar
@@ -6,7 +6,7 @@ from typing import TypeVar
 import typer
 
 from palestra.cli.options import settings_command
-from palestra.rl.settings import RFTSettings, RunSettings, SFTSettings, TrainSettings
+from palestra.rl.settings import DPOSettings, RFTSettings, RunSettings, SFTSettings, TrainSettings
 
 _Run = TypeVar("_Run", bound=RunSettings)
 
@@ -23,6 +23,15 @@ one did: see cost.tokens_sampled in that run's manifest.json.
 
 Example: `palestra rft --model string-atoms --env palestra/StringCompose-v0 --out runs/rft`
 """
+DPO_HELP = """Train the model to prefer its own right episodes to its own wrong ones, on the same tasks (DPO).
+
+Samples as `rft` does: with the same settings, the first round has the same episodes. Only what the model wrote counts.
+DPO raises the margin between right and wrong, and may do so while right episodes become less likely as well: look at
+logps/chosen, and at --likelihood-weight 1.
+Running the same command again resumes after the last round; --token-budget as for `rft`.
+
+Example: `palestra dpo --model string-atoms --env palestra/StringCompose-v0 --out runs/dpo`
+"""
 TRAIN_HELP = """Train with GRPO or DAPO on the environment's rewards.
 
 Running the same command again resumes from the last checkpoint. A recipe (--config) holds the same settings.
@@ -38,6 +47,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the verbs."""
     settings_command(app, "sft", SFTSettings, sft, SFT_HELP)
     settings_command(app, "rft", RFTSettings, rft, RFT_HELP)
+    settings_command(app, "dpo", DPOSettings, dpo, DPO_HELP)
     settings_command(app, "train", TrainSettings, train, TRAIN_HELP)
 
 
@@ -57,6 +67,19 @@ def rft(settings: RFTSettings) -> None:
             from palestra.rl.rft import fine_tune_on_own
 
             fine_tune_on_own(checked, run)
+    _say_done(settings)
+
+
+def dpo(settings: DPOSettings) -> None:
+    """Run preference optimisation and say what is next."""
+    from palestra.rl.rundir import RunFolder
+
+    checked = _checked(settings)
+    with RunFolder(checked.out, "dpo", checked) as run:
+        if not run.done:
+            from palestra.rl.dpo import prefer_right
+
+            prefer_right(checked, run)
     _say_done(settings)
 
 

@@ -109,6 +109,16 @@ def test_fine_tuning_in_two_processes_is_that_of_one(tmp_path: Path, organism: P
     first = [history(tmp_path / f"rft-{name}")[0] for name in ("one", "two")]
     assert first[0] == first[1], "the first round samples the same episodes"
 
+    # One step on all pairs: a repeated row fills the batch where two processes do not divide it.
+    dpo = ["dpo", "--model", organism, "--env", contrast, "--prompts", "16", "--max-tokens", "12", "--lr", "1e-4"]
+    for name, launcher in (("one", PALESTRA), ("two", DDP)):
+        finish(*dpo, "--out", tmp_path / f"dpo-{name}", launcher=launcher)
+    (alone,), (together,) = (history(tmp_path / f"dpo-{name}") for name in ("one", "two"))
+    assert alone["rows"] == together["rows"] > 8
+    assert alone["tokens_sampled"] == together["tokens_sampled"]
+    assert math.isclose(alone["loss"], together["loss"], rel_tol=1e-4)
+    assert math.isclose(alone["logps/chosen"], together["logps/chosen"], rel_tol=0.1)
+
 
 def test_other_numbers_of_processes_are_refused(tmp_path: Path, organism: Path, contrast: str) -> None:
     out = tmp_path / "run"

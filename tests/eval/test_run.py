@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripted_sandbox import ScriptedSandbox
@@ -11,9 +12,11 @@ from palestra.envs.errors import UsageError
 from palestra.envs.sandbox import shared
 from palestra.envs.sandbox.shared import default_sandbox, shared_sandbox, use_sandbox
 from palestra.eval import episodes
+from palestra.eval.episodes import banned_ids
 from palestra.eval.run import evaluate
 from palestra.eval.settings import EvalSettings
-from palestra.eval.store import read_manifest, read_samples
+from palestra.eval.store import read_manifest, read_samples, read_trajectory
+from palestra.rl.organisms.tokenizer import character_tokenizer
 
 
 def settings(out: Path, **changes: object) -> EvalSettings:
@@ -65,6 +68,32 @@ def test_a_run_from_before_there_was_a_choice_was_local(tmp_path: Path) -> None:
         evaluate(settings(tmp_path, sandbox="docker"))
     evaluate(settings(tmp_path, samples=2))
     assert read_manifest(tmp_path)["sandbox"] == "local"
+
+
+def test_tokens_that_hold_a_banned_word_are_found_and_their_run_is_one_of_its_own(tmp_path: Path) -> None:
+    tokenizer = character_tokenizer()
+    ids = banned_ids(tokenizer, ("~", "+", "+"))
+    assert [tokenizer.decode([i]) for i in ids] == sorted("~+", key=lambda c: tokenizer.encode(c)[0])
+    assert banned_ids(tokenizer, ()) == ()
+    with pytest.raises(UsageError, match="no single token of this model holds 'wait'"):
+        banned_ids(tokenizer, ("wait",))
+    evaluate(settings(tmp_path))
+    with pytest.raises(UsageError, match="sampling.banned"):
+        evaluate(settings(tmp_path, ban=("wait",)))
+    with pytest.raises(UsageError, match="'oracle' samples no tokens"):
+        evaluate(settings(tmp_path / "banned", ban=("wait",)))
+    with pytest.raises(ValueError, match="ban takes words or signs"):
+        EvalSettings(model="openai:x", env="palestra/Dice-v0", out=tmp_path, ban=("wait",))
+
+
+@pytest.mark.e2e
+def test_banned_words_are_in_no_episode(tmp_path: Path, organism: Path) -> None:
+    wanted: dict[str, Any] = {"model": str(organism), "env": "palestra/StringCompose-v0", "problems": 4, "samples": 8}
+    run = evaluate(EvalSettings(**wanted, max_tokens=20, out=tmp_path, ban=("w",)))
+    assert read_manifest(run.path)["sampling"]["banned"] == ["w"]
+    for s in run.samples():
+        messages = read_trajectory(run.path, s.part, s.offset)["messages"]
+        assert not any("w" in m["content"] for m in messages if m["role"] == "assistant")
 
 
 @pytest.mark.e2e

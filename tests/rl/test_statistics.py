@@ -2,6 +2,7 @@
 
 import pytest
 
+from palestra.agents.markers import Markers
 from palestra.agents.trajectory import Trajectory, TurnSpan
 from palestra.envs import TaskId
 from palestra.rl.statistics import count, numbers, total
@@ -42,6 +43,15 @@ def test_numbers_of_four_episodes() -> None:
     assert found["out_of_context"] == 1 / 4
     assert found["tool_errors"] == 1 / 2
     assert found["process/near"] == (0.5 - 1.5) / 4
+
+
+def test_episodes_with_a_marker_are_counted_in_what_the_model_wrote() -> None:
+    said = [("assistant", "Wait, no."), ("tool", "wait"), ("assistant", "6~7~"), ("user", "~")]
+    episodes = [episode(1.0, [5]) for _ in said]
+    for t, (role, text) in zip(episodes, said, strict=True):
+        t.messages = [{"role": role, "content": text}]
+    assert numbers(count(episodes, {END}), 1.0)["markers"] == 1 / 4
+    assert numbers(count(episodes, {END}, Markers(("~", "wait"))), 1.0)["markers"] == 2 / 4
 
 
 @pytest.mark.parametrize("where", [0, 1, 2, 4])

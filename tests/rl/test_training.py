@@ -256,7 +256,8 @@ def test_the_watch_writes_episodes_for_people(organism: Path, tmp_path: Path) ->
 
 
 def test_the_time_of_a_step_is_told_apart(organism: Path, tmp_path: Path) -> None:
-    rows = steps_of(run(organism, tmp_path / "run", steps=2))
+    rows = steps_of(run(organism, tmp_path / "run", steps=2, marker="answer"))
+    assert all(0 < row["episodes/markers"] <= 1 for row in rows), "the protocol's own word is counted as asked"
     for row in rows:
         assert all(row[f"seconds/{part}"] > 0 for part in ("sampling", "environments", "forward", "backward"))
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palestra.rl.aha import Markers, Run, aha, change, share, tokens_to_ban
+from palestra.agents.markers import Markers, markers_of, tokens_to_ban
+from palestra.eval.aha import Run, aha, change, describe, share, within_problems
 
 TILDE = Markers(("~",))
 
@@ -29,7 +30,9 @@ def test_default_markers_are_whole_phrases_of_doubt(text: str, count: int) -> No
 def test_an_organisms_marker_is_one_character() -> None:
     assert TILDE.count("12~7+5~~") == 3
     assert Markers(("b",)).count("abba b") == 1
-    assert Markers(("b",), whole_words=False).count("abba b") == 3
+    assert markers_of(("b",)).count("abba b") == 3
+    assert markers_of(("b", "go back")).count("abba b") == 1
+    assert markers_of(()) == Markers()
 
 
 def test_phrases_are_not_patterns() -> None:
@@ -150,6 +153,55 @@ def test_runs_that_do_not_fit_are_refused() -> None:
         Run([], [])
     with pytest.raises(ValueError, match="1 texts with 2 problems"):
         Run(["x"], [0], ["a", "b"])
+
+
+def test_success_within_problems_by_hand() -> None:
+    # a: 1 of 1 with a marker, 1 of 2 without: +1/2, weight 2/3. b: 0 of 2 and 1 of 2: -1/2, weight 1. c has no marker,
+    # d nothing else. The mean is (1/3 - 1/2) / (5/3) = -1/10. Normed weights 0.4 and 0.6, residuals 0.6 and -0.4, so
+    # the variance is 2 (0.24^2 + 0.24^2) = 0.48^2; t(0.975) on one degree of freedom is 12.706.
+    traces = [("a", "~", 1), ("a", "x", 1), ("a", "x", 0), ("b", "~", 0), ("b", "~", 0), ("b", "x", 1), ("b", "x", 0)]
+    traces += [("c", "x", 1), ("d", "~", 1)]
+    problems, texts, outcomes = zip(*traces, strict=True)
+    found = within_problems(Run(texts, outcomes, problems), TILDE)
+    assert found is not None
+    assert found.value == pytest.approx(-0.1)
+    assert (found.low, found.high) == (-1, 1), "12.7 x 0.48 is beyond the bounds"
+    half = within_problems(Run(texts, outcomes, problems), TILDE, level=0.5)  # t is 1 there
+    assert half is not None
+    assert (half.low, half.high) == pytest.approx((-0.58, 0.38))
+    assert within_problems(Run(texts, outcomes), TILDE) is None
+    assert within_problems(Run(texts[-2:], outcomes[-2:], problems[-2:]), TILDE) is None
+
+
+def test_hard_problems_that_bring_markers_do_not_make_markers_harmful() -> None:
+    # In either problem a marker changes nothing, but the one that is solved less often has more of them.
+    traces = []
+    for problem, marks, solved in (("easy", 10, 0.9), ("hard", 90, 0.1)):
+        for text, n in (("~", marks), ("x", 100 - marks)):
+            traces += [(problem, text, float(i < round(solved * n))) for i in range(n)]
+    problems, texts, outcomes = zip(*traces, strict=True)
+    found = describe(Run(texts, outcomes, problems), TILDE)
+    assert found.accuracy_with is not None
+    assert found.accuracy_without is not None
+    assert found.within is not None
+    assert (found.accuracy_with.value, found.accuracy_without.value) == pytest.approx((0.18, 0.82))
+    assert found.within.value == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_intervals_within_problems_cover() -> None:
+    """40 problems of 16 traces, chances and effects of their own: the mean effect of +0.1 is covered."""
+    rng = np.random.default_rng(0)
+    problems = [str(i // 16) for i in range(640)]
+    covered = 0
+    for _ in range(1000):
+        chance, effect, often = (np.repeat(rng.uniform(*at, 40), 16) for at in ((0.1, 0.7), (0.0, 0.2), (0.2, 0.6)))
+        hits = rng.random(640) < often
+        outcomes = (rng.random(640) < chance + effect * hits).astype(float).tolist()
+        estimate = within_problems(Run(["~" if hit else "x" for hit in hits], outcomes, problems), TILDE)
+        assert estimate is not None
+        covered += estimate.low <= 0.1 <= estimate.high
+    assert 0.93 <= covered / 1000 <= 0.97
 
 
 @pytest.mark.slow

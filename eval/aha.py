@@ -4,47 +4,20 @@ A longer trace and one quoted transcript prove neither. Three numbers do: how of
 after (a rate that was there already was sharpened, not discovered), and what accuracy loses when markers cannot be
 sampled (if nothing, they are decoration). Texts are what the model wrote, without the environment's words.
 
-The last number needs a third run, sampled from the trained model with the ids of `tokens_to_ban` in
-`SamplingParams.banned`; a marker that can be spelt from other tokens still appears, so that its rate there is checked.
+The last number needs a third run, sampled from the trained model with `palestra eval --ban`; a marker that can be
+spelt from other tokens still appears, so that its rate there is checked.
 """
 
 import math
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-PHRASES = (
-    "wait",
-    "hmm",
-    "on second thought",
-    "let me check",
-    "let me re-check",
-    "let me recheck",
-    "let me verify",
-    "let me double-check",
-    "let me reconsider",
-    "let me rethink",
-    "let me try again",
-    "let's check",
-    "let's verify",
-    "let's reconsider",
-    "i made a mistake",
-    "i made an error",
-    "that's not right",
-    "that is not right",
-    "that's wrong",
-    "that is wrong",
-    "this is wrong",
-    "start over",
-    "go back",
-)
-"""Phrases of doubt and return. Words like "but" or "check" are left out: they are common without either."""
+from palestra.agents.markers import Markers
 
 PRESENT = 0.005
 """A rate of traces with a marker under this counts as absent."""
@@ -52,44 +25,6 @@ USED = 0.05
 """Loss of accuracy without markers from which they count as used."""
 
 Verdict = Literal["used", "decoration", "not present", "undetermined"]
-
-
-@dataclass(frozen=True)
-class Markers:
-    """What counts as back-tracking or self-checking.
-
-    For an organism whose traces have a symbol for it, `Markers(("~",))`; with a letter for a symbol also
-    `whole_words=False`.
-    """
-
-    phrases: tuple[str, ...] = PHRASES
-    """Found whatever their case, across any white space."""
-    whole_words: bool = True
-    """Whether a phrase has to begin and end at a word boundary."""
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        def one(phrase: str) -> str:
-            body = r"\s+".join(map(re.escape, phrase.split()))
-            before = r"(?<!\w)" if self.whole_words and phrase[:1].isalnum() else ""
-            after = r"(?!\w)" if self.whole_words and phrase[-1:].isalnum() else ""
-            return before + body + after
-
-        return re.compile("|".join(map(one, sorted(self.phrases, key=len, reverse=True))), re.IGNORECASE)
-
-    def count(self, text: str) -> int:
-        """Return how many markers a text holds; overlapping ones count once."""
-        return len(self._pattern.findall(text))
-
-
-def tokens_to_ban(vocabulary: Iterable[str], markers: Markers) -> tuple[int, ...]:
-    """Return the ids whose own text holds a marker, for the run without markers.
-
-    Args:
-        vocabulary: The decoded text of each id, in order.
-        markers: What to forbid. A phrase of several tokens is not reached in this way.
-    """
-    return tuple(i for i, token in enumerate(vocabulary) if markers.count(token))
 
 
 @dataclass(frozen=True)
@@ -138,10 +73,44 @@ class Aha:
     """Of the trained model's traces with a marker; None if there are none. Hard problems bring both markers and
     failures, so this and the next say nothing about what markers do: the ablation does."""
     accuracy_without: Estimate | None
+    within: Estimate | None
+    """`within_problems` of the trained model."""
     ablation: Estimate | None
     """Accuracy without markers - accuracy with them allowed; None without such a run."""
     verdict: Verdict
     sentence: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """What the traces of one run hold."""
+
+    count: int
+    rate: Estimate
+    """Share of traces with a marker."""
+    density: float
+    """Markers per 1,000 characters."""
+    characters: float
+    """Mean length of a trace."""
+    accuracy_with: Estimate | None
+    """Of the traces with a marker."""
+    accuracy_without: Estimate | None
+    within: Estimate | None
+    """`within_problems`."""
+
+
+def describe(run: Run, markers: Markers, level: float = 0.95) -> Traces:
+    """Return what the traces of a run hold."""
+    hits = _hits(run, markers)
+    return Traces(
+        count=len(hits),
+        rate=share(hits, run.problems, level),
+        density=_density(run, markers),
+        characters=float(np.mean([len(text) for text in run.texts])),
+        accuracy_with=_accuracy(run, [hit > 0 for hit in hits], level),
+        accuracy_without=_accuracy(run, [hit == 0 for hit in hits], level),
+        within=within_problems(run, markers, level),
+    )
 
 
 def aha(
@@ -158,23 +127,24 @@ def aha(
     """
     markers = markers or Markers()
     hits = [_hits(run, markers) for run in (before, after)]
-    rates = [share(h, run.problems, level) for h, run in zip(hits, (before, after), strict=True)]
+    was, now = (describe(run, markers, level) for run in (before, after))
     ablation = None
     if without is not None:
         ablation = change(_share_of(without), _share_of(after), level)
-    verdict, reason = _judge(rates[1], len(after.texts), without, ablation, markers)
+    verdict, reason = _judge(now.rate, now.count, without, ablation, markers)
     return Aha(
-        rate_before=rates[0],
-        rate_after=rates[1],
+        rate_before=was.rate,
+        rate_after=now.rate,
         rate_change=change((hits[1], after.problems), (hits[0], before.problems), level),
-        density_before=_density(before, markers),
-        density_after=_density(after, markers),
+        density_before=was.density,
+        density_after=now.density,
         length_change=_length_change(before, after, level),
-        accuracy_with=_accuracy(after, [hit > 0 for hit in hits[1]], level),
-        accuracy_without=_accuracy(after, [hit == 0 for hit in hits[1]], level),
+        accuracy_with=now.accuracy_with,
+        accuracy_without=now.accuracy_without,
+        within=now.within,
         ablation=ablation,
         verdict=verdict,
-        sentence=f"{_history(*rates)}; {reason}.",
+        sentence=f"{_history(was.rate, now.rate)}; {reason}.",
     )
 
 
@@ -207,6 +177,37 @@ def change(now: Sample, then: Sample, level: float = 0.95) -> Estimate:
         d - math.hypot(a.value - a.low, b.high - b.value),
         d + math.hypot(a.high - a.value, b.value - b.low),
     )
+
+
+def within_problems(run: Run, markers: Markers, level: float = 0.95) -> Estimate | None:
+    """Return how much likelier traces with a marker are to succeed than those without one of the same problem.
+
+    Mantel and Haenszel's risk difference: the mean over problems with both kinds of traces, weighted by n1 n0 / (n1 +
+    n0), with a t interval whose variance is that between problems (of two or more). How hard a problem is plays no
+    part in it; what else differs between traces does, so this is no effect of markers: the ablation is.
+
+    Returns:
+        None if no problem has both kinds, or it is not known whose trace is whose.
+    """
+    from scipy.stats import t
+
+    if run.problems is None:
+        return None
+    outcomes: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    for hit, outcome, problem in zip(_hits(run, markers), run.outcomes, run.problems, strict=True):
+        outcomes[problem][int(hit)].append(outcome)
+    both = [(without, with_) for without, with_ in outcomes.values() if without and with_]
+    if not both:
+        return None
+    differences = np.array([np.mean(with_) - np.mean(without) for without, with_ in both])
+    weights = np.array([len(without) * len(with_) / (len(without) + len(with_)) for without, with_ in both])
+    weights /= weights.sum()
+    d, g = float(weights @ differences), len(both)
+    variance = float((weights**2) @ (differences - d) ** 2) * g / max(1, g - 1)
+    if not variance:  # one problem, or all alike: nothing says how much the next one would differ
+        return Estimate(d, -1.0, 1.0)
+    half = float(t.ppf((1 + level) / 2, g - 1)) * math.sqrt(variance)
+    return Estimate(d, max(-1.0, d - half), min(1.0, d + half))
 
 
 def _hits(run: Run, markers: Markers) -> list[float]:
