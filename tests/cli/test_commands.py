@@ -17,15 +17,20 @@ def palestra(*arguments: str | Path, **environment: str) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
 
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
+def user_seconds(*arguments: str) -> tuple[float, subprocess.CompletedProcess[str]]:
+    """Run Python and return the CPU time that it took, apart from that of the kernel."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    result = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "palestra", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    user = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before, result
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    """Not much more than what lays it out and reads settings, on however slow a machine."""
+    shown, needed = [], []
+    for _ in range(3):
+        needed.append(user_seconds("-X", "importtime", "-c", "import typer.rich_utils, rich.markdown, pydantic")[0])
+        seconds, result = user_seconds("-X", "importtime", "-m", "palestra", "--help")
+        shown.append(seconds)
     loaded = {line.rsplit("|", 1)[1].strip() for line in result.stderr.splitlines() if "|" in line}
     assert not loaded & {
         "torch",
@@ -37,7 +42,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "datasets",
         "matplotlib",
     }
-    assert user < 0.5
+    assert min(shown) < 2.5 * min(needed)
     assert "quickstart" in result.stdout
 
 
