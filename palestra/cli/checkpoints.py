@@ -39,7 +39,8 @@ def checkpoints(
 
     Each arm gets a regime per variant: Diminish (more in one try, less in many), Plateau, Sustained, or unresolved.
     Several arms are compared at the greatest cost that both reached, and out of distribution where both are equally
-    accurate in distribution (`test`). `palestra train --keep-checkpoints 0 --save-every 20` leaves the checkpoints.
+    accurate in distribution (`test`). `palestra train --keep-checkpoints 0 --save-every 20` leaves the checkpoints;
+    evaluate each like any model: `palestra eval --model runs/rl/checkpoints/checkpoint-20 --out runs/rl-20 ...`.
 
     Example: `palestra checkpoints runs/base --arm rl=runs/rl-20,runs/rl-40 --arm sft=runs/sft-30,runs/sft-60`
     """
