@@ -69,6 +69,8 @@ def compare(
         episodes = [Episode(index, index) for index in indices]
         done = [t for _, t in rollout(make_env, episodes, engine, codec, params, max_length=length, clock=clock)]
         ours = tick() - start
+        if not any(t.sampled for t in done):
+            raise SystemExit(f"no turn of {params.max_tokens} tokens fits into a context of {length}; ask for less.")
         torch.manual_seed(r)
         start = tick()
         theirs = generate_rollout(loaded.model, codec, make_env, indices, params.max_tokens, length)

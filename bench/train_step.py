@@ -11,9 +11,9 @@ Three trainers of the same model on the same tasks with the same settings (GRPO,
 
 `--clock cpu` counts the CPU seconds of the process instead of wall time: for a machine that has other work.
 
-Each round makes all three anew and times `--steps` steps of each after one that warms up. Steps differ in what happens
-to be sampled, so that tokens per second of the step are given beside its seconds. Where the time goes: `sampling` with
-the environments, `update` (forward, backward, optimiser), `rest` (scoring, padding, logging).
+Each round makes all three anew, another one first, and times `--steps` steps of each after one that warms up. Steps
+differ in what happens to be sampled, so that tokens per second of the step are given beside its seconds. Where the
+time goes: `sampling` with the environments, `update` (forward, backward, optimiser), `rest` (scoring, padding, ...).
 """
 
 import argparse
@@ -126,8 +126,9 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["ours", "rollout_func", "environment_factory"], choices=ARMS)
     args = parser.parse_args()
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in args.arms}
-    for _ in range(args.rounds):
-        for name in args.arms:
+    for number in range(args.rounds):
+        first = number % len(args.arms)
+        for name in args.arms[first:] + args.arms[:first]:
             with tempfile.TemporaryDirectory() as folder:
                 steps = Steps(CLOCKS[args.clock])
                 trainer = steps.measured(ARMS[name](args, configuration(args, Path(folder))))
