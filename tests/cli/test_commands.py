@@ -129,7 +129,7 @@ MISTAKES = [
         ["eval", "--model", "random", "--env", ENV, "--out", "x", "--base-url", "http://x"],
         "what does not go together: base_url is for models named openai:NAME",
     ),
-    (["exact", "--model", "m", "--env", ENV, "--tolerance", "2"], "tolerance must be at least 0 and below 1, not 2"),
+    (["exact", "--model", "m", "--env", ENV, "--tolerance", "2"], "tolerance must lie in [0, 1), not 2"),
     (["play", "palestra/Dice-v0", "--policy", "orakel"], "did you mean 'oracle'"),
     (["play", "palestra/Dice-v0", "--sandbox", "lcal"], "unknown sandbox 'lcal'; did you mean 'local'"),
     (["doctor", "--sandbox", "dokcer"], "unknown sandbox 'dokcer'; did you mean 'docker'"),
