@@ -147,7 +147,7 @@ def _temperature(runs: Sequence[LoadedRun]) -> float:
     """Return the temperature of both, having made sure that nothing else shaped the distribution."""
     for run in runs:
         sampling = run.info.manifest["sampling"]
-        shaped = sampling.get("power") or sampling.get("ban") or sampling.get("top_p", 1.0) != 1.0
+        shaped = sampling.get("power") or sampling.get("banned") or sampling.get("top_p", 1.0) != 1.0
         if shaped or not sampling["temperature"] > 0:
             raise UsageError(
                 f"{run.info.path} was not sampled from the model's own distribution; evaluate both with a "

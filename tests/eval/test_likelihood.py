@@ -168,7 +168,12 @@ def test_a_file_of_other_models_is_refused(runs: list[Path], make_run: MakeRun, 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"top_p": 0.5}, "own distribution"), ({"temperature": 0.0}, "own distribution"), ({"samples": 1}, "at least 2")],
+    [
+        ({"ban": "z"}, "own distribution"),
+        ({"top_p": 0.5}, "own distribution"),
+        ({"temperature": 0.0}, "own distribution"),
+        ({"samples": 1}, "at least 2"),
+    ],
 )
 def test_runs_that_say_nothing_are_refused(
     models: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], message: str
