@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palestra.agents.markers import Markers
+from palestra.eval.stats.intervals import Interval
 
 PRESENT = 0.005
 """A rate of traces with a marker under this counts as absent."""
@@ -48,34 +49,25 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number with its interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
 class Aha:
     """Back-tracking before and after training."""
 
-    rate_before: Estimate
+    rate_before: Interval
     """Share of traces with a marker."""
-    rate_after: Estimate
-    rate_change: Estimate
+    rate_after: Interval
+    rate_change: Interval
     density_before: float
     """Markers per 1,000 characters: a rate that rises with length alone leaves this where it was."""
     density_after: float
-    length_change: Estimate
+    length_change: Interval
     """Characters per trace, after - before."""
-    accuracy_with: Estimate | None
+    accuracy_with: Interval | None
     """Of the trained model's traces with a marker; None if there are none. Hard problems bring both markers and
     failures, so this and the next say nothing about what markers do: the ablation does."""
-    accuracy_without: Estimate | None
-    within: Estimate | None
+    accuracy_without: Interval | None
+    within: Interval | None
     """`within_problems` of the trained model."""
-    ablation: Estimate | None
+    ablation: Interval | None
     """Accuracy without markers - accuracy with them allowed; None without such a run."""
     verdict: Verdict
     sentence: str = field(repr=False)
@@ -86,16 +78,16 @@ class Traces:
     """What the traces of one run hold."""
 
     count: int
-    rate: Estimate
+    rate: Interval
     """Share of traces with a marker."""
     density: float
     """Markers per 1,000 characters."""
     characters: float
     """Mean length of a trace."""
-    accuracy_with: Estimate | None
+    accuracy_with: Interval | None
     """Of the traces with a marker."""
-    accuracy_without: Estimate | None
-    within: Estimate | None
+    accuracy_without: Interval | None
+    within: Interval | None
     """`within_problems`."""
 
 
@@ -152,7 +144,7 @@ Sample = tuple[Sequence[float], Sequence[str] | None]
 """Zeros and ones, and the problem of each."""
 
 
-def share(values: Sequence[float], problems: Sequence[str] | None, level: float = 0.95) -> Estimate:
+def share(values: Sequence[float], problems: Sequence[str] | None, level: float = 0.95) -> Interval:
     """Return a share of zeros and ones with Wilson's score interval.
 
     With problems, n is replaced by the effective sample size n / deff (Korn and Graubard 1998, whose interval is
@@ -162,24 +154,24 @@ def share(values: Sequence[float], problems: Sequence[str] | None, level: float 
     p = float(np.mean(values))
     n = _effective(np.asarray(values, dtype=np.float64), problems)
     low, high = _wilson(p, n, level)
-    return Estimate(p, low, high)
+    return Interval(p, low, high)
 
 
-def change(now: Sample, then: Sample, level: float = 0.95) -> Estimate:
+def change(now: Sample, then: Sample, level: float = 0.95) -> Interval:
     """Return the difference of two shares with Newcombe's hybrid score interval (1998, method 10).
 
     Samples count as independent; where both hold the same problems, the interval is wider than it need be.
     """
     a, b = share(*now, level), share(*then, level)
-    d = a.value - b.value
-    return Estimate(
+    d = a.estimate - b.estimate
+    return Interval(
         d,
-        d - math.hypot(a.value - a.low, b.high - b.value),
-        d + math.hypot(a.high - a.value, b.value - b.low),
+        d - math.hypot(a.estimate - a.low, b.high - b.estimate),
+        d + math.hypot(a.high - a.estimate, b.estimate - b.low),
     )
 
 
-def within_problems(run: Run, markers: Markers, level: float = 0.95) -> Estimate | None:
+def within_problems(run: Run, markers: Markers, level: float = 0.95) -> Interval | None:
     """Return how much likelier traces with a marker are to succeed than those without one of the same problem.
 
     Mantel and Haenszel's risk difference: the mean over problems with both kinds of traces, weighted by n1 n0 / (n1 +
@@ -205,9 +197,9 @@ def within_problems(run: Run, markers: Markers, level: float = 0.95) -> Estimate
     d, g = float(weights @ differences), len(both)
     variance = float((weights**2) @ (differences - d) ** 2) * g / max(1, g - 1)
     if not variance:  # one problem, or all alike: nothing says how much the next one would differ
-        return Estimate(d, -1.0, 1.0)
+        return Interval(d, -1.0, 1.0)
     half = float(t.ppf((1 + level) / 2, g - 1)) * math.sqrt(variance)
-    return Estimate(d, max(-1.0, d - half), min(1.0, d + half))
+    return Interval(d, max(-1.0, d - half), min(1.0, d + half))
 
 
 def _hits(run: Run, markers: Markers) -> list[float]:
@@ -222,13 +214,13 @@ def _density(run: Run, markers: Markers) -> float:
     return 1000 * sum(map(markers.count, run.texts)) / max(1, sum(map(len, run.texts)))
 
 
-def _accuracy(run: Run, which: Sequence[bool], level: float) -> Estimate | None:
+def _accuracy(run: Run, which: Sequence[bool], level: float) -> Interval | None:
     places = [i for i, wanted in enumerate(which) if wanted]
     problems = None if run.problems is None else [run.problems[i] for i in places]
     return share([run.outcomes[i] for i in places], problems, level) if places else None
 
 
-def _length_change(before: Run, after: Run, level: float) -> Estimate:
+def _length_change(before: Run, after: Run, level: float) -> Interval:
     """Welch's t interval; with problems, of clustered means."""
     from scipy.stats import t
 
@@ -241,12 +233,12 @@ def _length_change(before: Run, after: Run, level: float) -> Estimate:
         freedoms.append(clusters - 1)
     d, total = float(means[1] - means[0]), sum(errors)
     if min(freedoms) < 1:
-        return Estimate(d, -math.inf, math.inf)
+        return Interval(d, -math.inf, math.inf)
     if not total:
-        return Estimate(d, d, d)
+        return Interval(d, d, d)
     freedom = total**2 / sum(e**2 / f for e, f in zip(errors, freedoms, strict=True))
     half = float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(total)
-    return Estimate(d, d - half, d + half)
+    return Interval(d, d - half, d + half)
 
 
 def _variance_of_mean(values: NDArray[np.float64], problems: Sequence[str] | None) -> tuple[float, int]:
@@ -280,10 +272,10 @@ def _wilson(p: float, n: float, level: float) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _history(before: Estimate, after: Estimate) -> str:
+def _history(before: Interval, after: Interval) -> str:
     rates = (
-        f"{before.value:.1%} [{before.low:.1%}, {before.high:.1%}] of traces held a marker before training and "
-        f"{after.value:.1%} [{after.low:.1%}, {after.high:.1%}] after"
+        f"{before.estimate:.1%} [{before.low:.1%}, {before.high:.1%}] of traces held a marker before training and "
+        f"{after.estimate:.1%} [{after.low:.1%}, {after.high:.1%}] after"
     )
     if before.low >= PRESENT:
         return f"{rates}, so the base model had it already"
@@ -293,7 +285,7 @@ def _history(before: Estimate, after: Estimate) -> str:
 
 
 def _judge(
-    rate: Estimate, n: int, without: Run | None, ablation: Estimate | None, markers: Markers
+    rate: Interval, n: int, without: Run | None, ablation: Interval | None, markers: Markers
 ) -> tuple[Verdict, str]:
     if rate.high < PRESENT:
         return "not present", f"the trained model does it in fewer than {PRESENT:.1%} of traces"
@@ -304,8 +296,8 @@ def _judge(
     left = float(np.mean(_hits(without, markers)))
     if left >= PRESENT:
         return "undetermined", f"{left:.1%} of traces of the run without markers still hold one: ban more tokens"
-    what = f"accuracy changed by {ablation.value:+.1%} [{ablation.low:+.1%}, {ablation.high:+.1%}] without markers"
-    if ablation.high < 0 and ablation.value <= -USED:
+    what = f"accuracy changed by {ablation.estimate:+.1%} [{ablation.low:+.1%}, {ablation.high:+.1%}] without markers"
+    if ablation.high < 0 and ablation.estimate <= -USED:
         return "used", what
     if ablation.low > -USED:
         return "decoration", f"{what}: less than {USED:.0%} is lost"

@@ -1,8 +1,7 @@
 """Back-tracking in stored episodes: the traces of evaluation runs, measured by `palestra.eval.aha`, as tables."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from math import isfinite
+from dataclasses import dataclass, fields
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,9 +11,10 @@ from rich.text import Text
 
 from palestra.agents.markers import Markers
 from palestra.envs.errors import UsageError
-from palestra.eval.aha import Aha, Estimate, Run, Traces, aha, describe
+from palestra.eval.aha import Aha, Run, Traces, aha, describe
 from palestra.eval.loading import LoadedRun, load_control, load_runs, samples_to_compare
 from palestra.eval.records import first_difference, read_samples, read_trajectory
+from palestra.eval.stats.intervals import Interval
 
 NOTES = (
     "rate: traces with a marker, of what the model wrote; length: in characters; within: how much likelier traces "
@@ -38,14 +38,8 @@ class Measured:
 
     def to_json(self) -> dict[str, Any]:
         """Return all numbers."""
-        runs = [
-            {"run": label, **asdict(found, dict_factory=_finite)}
-            for label, found in zip(self.labels, self.traces, strict=True)
-        ]
-        changes = [
-            {"run": label, **asdict(a, dict_factory=_finite)}
-            for label, a in zip(self.labels[1:], self.changes, strict=True)
-        ]
+        runs = [{"run": label, **_json(found)} for label, found in zip(self.labels, self.traces, strict=True)]
+        changes = [{"run": label, **_json(a)} for label, a in zip(self.labels[1:], self.changes, strict=True)]
         return {"variant": self.variant, "runs": runs, "changes": changes}
 
 
@@ -124,19 +118,19 @@ def aha_tables(measured: Sequence[Measured]) -> Iterator[RenderableType]:
     yield from map(Text, NOTES)
 
 
-def _finite(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dictionary of fields; a bound that there is not is null in JSON."""
-    return {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in pairs}
+def _json(found: Traces | Aha) -> dict[str, Any]:
+    values = {field.name: getattr(found, field.name) for field in fields(found)}
+    return {name: value.to_json() if isinstance(value, Interval) else value for name, value in values.items()}
 
 
-def _percent(estimate: Estimate | None, sign: str = "") -> str:
-    if estimate is None:
+def _percent(interval: Interval | None, sign: str = "") -> str:
+    if interval is None:
         return ""
-    return _interval(Estimate(*(100 * x for x in (estimate.value, estimate.low, estimate.high))), f"{sign}.1f")
+    return _interval(Interval(*(100 * x for x in interval)), f"{sign}.1f")
 
 
-def _interval(estimate: Estimate, form: str) -> str:
-    return f"{estimate.value:{form}}\n{estimate.low:{form}} to {estimate.high:{form}}"
+def _interval(interval: Interval, form: str) -> str:
+    return f"{interval.estimate:{form}}\n{interval.low:{form}} to {interval.high:{form}}"
 
 
 def _traces(run: LoadedRun, n: int) -> dict[str, Run]:

@@ -87,6 +87,29 @@ class OverTraining:
     equal_cost: tuple[EqualCost, ...]
     equal_accuracy: tuple[AtEqualAccuracy, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {
+            "v": 1,
+            "env": self.env,
+            "n": self.n,
+            "curves": [_curve_json(curve) for curve in self.curves],
+            "equal_cost": [{**vars(equal), "difference": equal.difference.to_json()} for equal in self.equal_cost],
+            "equal_accuracy": [
+                {**vars(at), "found": {name: part.to_json() for name, part in at.found._asdict().items()}}
+                for at in self.equal_accuracy
+            ],
+        }
+
+
+def _curve_json(curve: ArmCurve) -> dict[str, Any]:
+    evidence = curve.evidence
+    return {
+        **vars(curve),
+        "points": [{**vars(p), "first": p.first.to_json(), "many": p.many.to_json()} for p in curve.points],
+        "evidence": None if evidence is None else {name: x.to_json() for name, x in evidence._asdict().items()},
+    }
+
 
 def over_training(
     base: str | Path,

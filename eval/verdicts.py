@@ -1,6 +1,5 @@
 """The verdict on one run against another: what was found in words, as JSON, and as a gate for CI."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ import numpy as np
 
 from palestra.envs.errors import PalestraError, UsageError, unknown_name
 from palestra.eval.stats.discovery import Discoveries
-from palestra.eval.stats.intervals import Interval
 from palestra.eval.stats.verdict import Curves, Label, Verdict
 
 MEANINGS = {
@@ -94,16 +92,11 @@ def _curves_json(curves: Curves) -> dict[str, Any]:
     end = len(curves.ks) - 1
     return {
         "k_max": int(curves.ks[end]),
-        "delta_1": _interval_json(curves.delta.band(0)),
-        "delta_k_max": _interval_json(curves.delta.band(end)),
-        "excess": _interval_json(curves.excess),
-        "crossover": _interval_json(curves.crossover),
+        "delta_1": curves.delta.band(0).to_json(),
+        "delta_k_max": curves.delta.band(end).to_json(),
+        "excess": curves.excess.to_json(),
+        "crossover": curves.crossover.to_json(),
     }
-
-
-def _interval_json(interval: Interval) -> dict[str, float | None]:
-    # JSON knows no infinity: null means that the trained model leads to the end.
-    return {name: round(x, 6) if math.isfinite(x) else None for name, x in interval._asdict().items()}
 
 
 @dataclass(frozen=True)

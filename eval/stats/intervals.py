@@ -7,6 +7,7 @@ in n = k samples estimates 1, and its resamples average 1-(1-1/n)^n = 0.63).
 The population estimand is meant throughout: the mean over new problems from the same generator.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -39,6 +40,10 @@ class Interval(NamedTuple):
     def excludes(self, value: float = 0.0) -> bool:
         """Tell whether `value` lies outside [low, high]."""
         return not self.low <= value <= self.high
+
+    def to_json(self) -> dict[str, float | None]:
+        """Return it as JSON values, rounded; JSON knows no infinity, which is null."""
+        return {name: round(x, 6) if math.isfinite(x) else None for name, x in self._asdict().items()}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """`palestra checkpoints`: what training did over time, and arms against each other at equal cost or accuracy."""
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,7 +54,7 @@ def checkpoints(
         arms[name] = [run for run in runs.split(",") if run]
     found = over_training(base, arms, variants=variant, match=None if match == "none" else match, resamples=resamples)
     if as_json:
-        typer.echo(json.dumps(asdict(found)))
+        typer.echo(json.dumps(found.to_json()))
     else:
         _print(found, match)
 

@@ -55,7 +55,7 @@ def test_shares_have_wilsons_interval() -> None:
 def test_differences_have_newcombes_interval() -> None:
     # 56 of 70 against 48 of 80 (Newcombe 1998b, table II, method 10): 0.0524 to 0.3339.
     estimate = change(([1] * 56 + [0] * 14, None), ([1] * 48 + [0] * 32, None))
-    assert estimate.value == pytest.approx(0.2)
+    assert estimate.estimate == pytest.approx(0.2)
     assert (estimate.low, estimate.high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
@@ -79,7 +79,7 @@ def test_a_share_of_nothing_counts_problems() -> None:
 def test_intervals_hold_the_share_and_ignore_the_order(values: list[float], rng: random.Random) -> None:
     problems = [str(rng.randrange(6)) for _ in values]
     estimate = share(values, problems)
-    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+    assert 0 <= estimate.low <= estimate.estimate <= estimate.high <= 1
     assert estimate.high - estimate.low >= share(values, None).high - share(values, None).low - 1e-9
     order = rng.sample(range(len(values)), len(values))
     again = share([values[i] for i in order], [problems[i] for i in order])
@@ -121,14 +121,14 @@ def test_the_numbers_by_hand() -> None:
     before = Run(["xx~x", "xxxx", "xxxx", "xxxx"], [0, 0, 1, 1])
     after = Run(["~xx~xxxx", "~xxxxxxx", "x~xxxxxx", "xxxxxxxx"], [1, 1, 0, 1])
     result = aha(before, after, Run(["x", "x", "x", "x"], [1, 0, 0, 0]), markers=TILDE)
-    assert (result.rate_before.value, result.rate_after.value, result.rate_change.value) == (0.25, 0.75, 0.5)
+    assert (result.rate_before.estimate, result.rate_after.estimate, result.rate_change.estimate) == (0.25, 0.75, 0.5)
     assert (result.density_before, result.density_after) == (62.5, 125)
-    assert result.length_change.value == 4
+    assert result.length_change.estimate == 4
     assert result.accuracy_with is not None
     assert result.accuracy_without is not None
-    assert (result.accuracy_with.value, result.accuracy_without.value) == (pytest.approx(2 / 3), 1)
+    assert (result.accuracy_with.estimate, result.accuracy_without.estimate) == (pytest.approx(2 / 3), 1)
     assert result.ablation is not None
-    assert result.ablation.value == -0.5
+    assert result.ablation.estimate == -0.5
 
 
 def test_length_has_welchs_interval() -> None:
@@ -136,14 +136,14 @@ def test_length_has_welchs_interval() -> None:
     # (5/3)^2 / ((1/3)^2 / 2 + (4/3)^2 / 2) = 2.94 degrees of freedom; t(0.975) there is 3.2188.
     before, after = Run(["x", "xx", "xxx"], [0, 0, 0]), Run(["x" * 4, "x" * 6, "x" * 8], [0, 0, 0])
     growth = aha(before, after, markers=TILDE).length_change
-    assert growth.value == 4
-    assert growth.high - growth.value == pytest.approx(3.2188 * math.sqrt(5 / 3), abs=1e-3)
-    assert growth.value - growth.low == pytest.approx(growth.high - growth.value)
+    assert growth.estimate == 4
+    assert growth.high - growth.estimate == pytest.approx(3.2188 * math.sqrt(5 / 3), abs=1e-3)
+    assert growth.estimate - growth.low == pytest.approx(growth.high - growth.estimate)
 
 
 def test_length_of_one_trace_has_no_bounds() -> None:
     growth = aha(Run(["x"], [0]), Run(["xxx"], [0]), markers=TILDE).length_change
-    assert (growth.value, growth.low, growth.high) == (2, -math.inf, math.inf)
+    assert (growth.estimate, growth.low, growth.high) == (2, -math.inf, math.inf)
 
 
 def test_runs_that_do_not_fit_are_refused() -> None:
@@ -164,7 +164,7 @@ def test_success_within_problems_by_hand() -> None:
     problems, texts, outcomes = zip(*traces, strict=True)
     found = within_problems(Run(texts, outcomes, problems), TILDE)
     assert found is not None
-    assert found.value == pytest.approx(-0.1)
+    assert found.estimate == pytest.approx(-0.1)
     assert (found.low, found.high) == (-1, 1), "12.7 x 0.48 is beyond the bounds"
     half = within_problems(Run(texts, outcomes, problems), TILDE, level=0.5)  # t is 1 there
     assert half is not None
@@ -184,8 +184,8 @@ def test_hard_problems_that_bring_markers_do_not_make_markers_harmful() -> None:
     assert found.accuracy_with is not None
     assert found.accuracy_without is not None
     assert found.within is not None
-    assert (found.accuracy_with.value, found.accuracy_without.value) == pytest.approx((0.18, 0.82))
-    assert found.within.value == pytest.approx(0, abs=1e-12)
+    assert (found.accuracy_with.estimate, found.accuracy_without.estimate) == pytest.approx((0.18, 0.82))
+    assert found.within.estimate == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.slow

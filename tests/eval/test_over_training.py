@@ -144,6 +144,10 @@ def test_the_command_prints_all_of_it(trained: dict[str, Any]) -> None:
         assert text in shown.output
     values = json.loads(CliRunner().invoke(app, ["checkpoints", str(trained["base"]), *arms, "--json"]).output)
     assert values["equal_cost"][0]["at"] == 200
+    assert values["equal_accuracy"][0]["found"]["difference"]["estimate"] == pytest.approx(9 / 16)
+    curve = next(c for c in values["curves"] if (c["arm"], c["variant"]) == ("rl", "level-3"))
+    assert (curve["regime"], curve["points"][1]["cost"]["tokens_trained"]) == ("Sustained", 100)
+    assert curve["evidence"]["late"]["low"] > 0
 
 
 def test_what_cannot_be_matched_is_said(trained: dict[str, Any], make_run: MakeRun) -> None:
