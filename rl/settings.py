@@ -36,14 +36,19 @@ class RunSettings(BaseModel):
     sandbox: str = Field(
         "local", description="where tools run code: local, docker, e2b or unsafe-process (no isolation)"
     )
+    track: Tracker = Field("tensorboard", description="where metrics go, besides the console")
+
+
+class StepSettings(RunSettings):
+    """What the commands that write checkpoints have in common."""
+
     save_every: PositiveInt = Field(50, description="steps between checkpoints")
     keep_checkpoints: NonNegativeInt = Field(
         2, description="how many of the last checkpoints are kept; 0 keeps all, for `palestra checkpoints`"
     )
-    track: Tracker = Field("tensorboard", description="where metrics go, besides the console")
 
 
-class SFTSettings(RunSettings):
+class SFTSettings(StepSettings):
     """Supervised fine-tuning on the environment's demonstrations."""
 
     demonstrations: Literal["worked", "answers"] = Field(
@@ -92,7 +97,7 @@ class DPOSettings(RFTSettings):
     )
 
 
-class TrainSettings(RunSettings):
+class TrainSettings(StepSettings):
     """Reinforcement learning in the environment."""
 
     algo: Literal["grpo", "dapo"] = Field(

@@ -16,7 +16,7 @@ from palestra.rl.progress import ProgressCallback
 from palestra.rl.rundir import MarkComplete, RunFolder
 from palestra.rl.settings import SFTSettings
 from palestra.rl.state import KeepState, Stopwatch
-from palestra.rl.train import common_arguments
+from palestra.rl.train import checkpoint_arguments, common_arguments
 
 
 def fine_tune(settings: SFTSettings, run: RunFolder) -> None:
@@ -50,6 +50,7 @@ def fine_tune(settings: SFTSettings, run: RunFolder) -> None:
         codec,
         SFTConfig(
             **common_arguments(settings, run),
+            **checkpoint_arguments(settings),
             max_steps=settings.epochs * -(-settings.episodes // settings.batch_size),
             per_device_train_batch_size=share(settings.batch_size, "batch_size"),
             learning_rate=settings.lr,

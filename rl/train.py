@@ -24,7 +24,7 @@ from palestra.rl.reference import ReferenceReset
 from palestra.rl.rewards import REWARDS, with_overlong_punishment
 from palestra.rl.rundir import MarkComplete, RunFolder
 from palestra.rl.sampler import GroupSampler, SamplerSettings
-from palestra.rl.settings import RunSettings, TrainSettings
+from palestra.rl.settings import RunSettings, StepSettings, TrainSettings
 from palestra.rl.state import KeepState, Stateful, Stopwatch
 from palestra.rl.trl_trainer import AgentGRPOTrainer
 from palestra.rl.validation import Validation, task_stream
@@ -90,6 +90,7 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
         processing_class=loaded.tokenizer,
         args=GRPOConfig(
             **common_arguments(settings, run),
+            **checkpoint_arguments(settings),
             **ALGORITHMS[settings.algo],
             max_steps=settings.steps,
             per_device_train_batch_size=micro,
@@ -216,9 +217,6 @@ def common_arguments(settings: RunSettings, run: RunFolder) -> dict[str, Any]:
         "output_dir": str(run.out / "checkpoints"),
         "seed": settings.seed,
         "data_seed": settings.seed,
-        "save_strategy": "steps",
-        "save_steps": settings.save_every,
-        "save_total_limit": settings.keep_checkpoints or None,
         "logging_steps": 1,
         "report_to": settings.track,
         "disable_tqdm": True,
@@ -228,6 +226,15 @@ def common_arguments(settings: RunSettings, run: RunFolder) -> dict[str, Any]:
         "dataloader_pin_memory": on_gpu,
         "max_grad_norm": 1.0,
         "ddp_find_unused_parameters": False,
+    }
+
+
+def checkpoint_arguments(settings: StepSettings) -> dict[str, Any]:
+    """Return the arguments that say when TRL writes checkpoints, and how many it keeps."""
+    return {
+        "save_strategy": "steps",
+        "save_steps": settings.save_every,
+        "save_total_limit": settings.keep_checkpoints or None,
     }
 
 
