@@ -105,7 +105,14 @@ def test_validation_tasks_are_never_trained_on(organism: Path, tmp_path: Path) -
 
 
 def test_what_a_run_cost_is_counted_over_a_resume(organism: Path, tmp_path: Path) -> None:
-    whole = run(organism, tmp_path / "whole", save_every=2)["cost"]
+    whole = run(organism, tmp_path / "whole", save_every=2, keep_checkpoints=0)["cost"]
+    folders = [*sorted((tmp_path / "whole" / "checkpoints").glob("checkpoint-*")), tmp_path / "whole"]
+    noted = [json.loads((folder / "cost.json").read_text(encoding="utf-8")) for folder in folders]
+    assert noted[-1] == whole
+    assert [cost["optimiser_steps"] for cost in noted[:-1]] == list(range(2, whole["optimiser_steps"] + 1, 2))
+    for name in ("tokens_sampled", "tokens_trained"):
+        grown = [cost[name] for cost in noted[:-1]]
+        assert 0 < grown[0] < grown[1] <= whole[name]
     assert whole["episodes_sampled"] == 4 * 16
     assert 0 < whole["tokens_trained"] <= whole["tokens_sampled"] <= 4 * 16 * 12
     first = run(organism, tmp_path / "again", steps=4, save_every=2)
