@@ -45,13 +45,13 @@ def test_rates_over_checkpoints_and_the_ablation(runs: list[str], make_run: Make
     without = make_run("banned", {"test": COUNTS}, 20, trajectory=marked(0), manifest=BANNED)
     (found,) = measure_runs(runs, TILDE, str(without))
     assert found.labels == ("base", "middle", "rl")
-    assert [traces.rate.value for traces in found.traces] == [0, 0.1, 0.4]
+    assert [traces.rate.estimate for traces in found.traces] == [0, 0.1, 0.4]
     assert [traces.count for traces in found.traces] == [800] * 3
-    assert [change.rate_change.value for change in found.changes] == [0.1, 0.4]
+    assert [change.rate_change.estimate for change in found.changes] == [0.1, 0.4]
     middle, rl = found.changes
     assert (middle.verdict, middle.ablation) == ("undetermined", None), "the control is of the last model"
     assert rl.ablation is not None
-    assert rl.ablation.value == pytest.approx(-0.2)
+    assert rl.ablation.estimate == pytest.approx(-0.2)
     assert rl.verdict == "used"
     assert rl.sentence.startswith("0.0% [0.0%, 8.8%] of traces held a marker before training and 40.0%")
     text = StringIO()
@@ -78,7 +78,7 @@ def test_the_control_has_to_be_one(runs: list[str], make_run: MakeRun) -> None:
 def test_one_run_gives_its_base_rate_on_the_command_line(runs: list[str]) -> None:
     result = CliRunner().invoke(app, ["aha", runs[1], "--marker", "~", "--json"])
     assert result.exit_code == 0, result.output
-    assert '"rate": {"value": 0.1,' in result.output
+    assert '"rate": {"estimate": 0.1,' in result.output
     assert '"changes": []' in result.output
 
 
