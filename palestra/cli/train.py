@@ -59,9 +59,10 @@ def sft(settings: SFTSettings) -> None:
 
 def rft(settings: RFTSettings) -> None:
     """Run rejection-sampling fine-tuning and say what is next."""
+    checked = _checked(settings)
+
     from palestra.rl.rundir import RunFolder
 
-    checked = _checked(settings)
     with RunFolder(checked.out, "rft", checked) as run:
         if not run.done:
             from palestra.rl.rft import fine_tune_on_own
@@ -72,9 +73,10 @@ def rft(settings: RFTSettings) -> None:
 
 def dpo(settings: DPOSettings) -> None:
     """Run preference optimisation and say what is next."""
+    checked = _checked(settings)
+
     from palestra.rl.rundir import RunFolder
 
-    checked = _checked(settings)
     with RunFolder(checked.out, "dpo", checked) as run:
         if not run.done:
             from palestra.rl.dpo import prefer_right
@@ -91,9 +93,10 @@ def train(settings: TrainSettings) -> None:
 
 def run_sft(settings: SFTSettings) -> None:
     """Run supervised fine-tuning, or resume it."""
+    settings = _checked(settings)
+
     from palestra.rl.rundir import RunFolder
 
-    settings = _checked(settings)
     with RunFolder(settings.out, "sft", settings) as run:
         if not run.done:
             from palestra.rl.sft import fine_tune
@@ -103,9 +106,10 @@ def run_sft(settings: SFTSettings) -> None:
 
 def run_train(settings: TrainSettings) -> None:
     """Run reinforcement learning, or resume it."""
+    settings = _checked(settings)
+
     from palestra.rl.rundir import RunFolder
 
-    settings = _checked(settings)
     with RunFolder(settings.out, "train", settings) as run:
         if not run.done:
             from palestra.rl.train import train as reinforce
