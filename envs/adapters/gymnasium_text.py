@@ -155,30 +155,31 @@ def shortest_plan(table: Table, start: int) -> list[int] | None:
     return None
 
 
-def best_policy(table: Table, rounds: int = 300, discount: float = 0.99) -> list[int]:
-    """Return the best action of each state by value iteration."""
-    chances, after, rewards = _arrays(table)
-    values = np.zeros(len(table))
-    for sweep in range(rounds):
-        worth = (rewards + discount * chances * values[after]).sum(axis=2)
-        values, before = worth.max(axis=1), values
-        if not sweep % 10 and np.abs(values - before).max() < 1e-6:
-            break
-    return [int(action) for action in worth.argmax(axis=1)]
+def best_policy(table: Table, discount: float = 0.99) -> list[int]:
+    """Return the best action of each state by policy iteration (Howard 1960)."""
+    moves, gains = _arrays(table)
+    states = np.arange(len(table))
+    policy = np.zeros(len(table), dtype=np.int64)
+    while True:
+        values = np.linalg.solve(np.eye(len(table)) - discount * moves[states, policy], gains[states, policy])
+        worth = gains + discount * moves @ values
+        best = worth.argmax(axis=1)
+        better = worth[states, best] > worth[states, policy] + 1e-9
+        if not better.any():
+            return [int(action) for action in policy]
+        policy = np.where(better, best, policy)
 
 
-def _arrays(table: Table) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-    """The table by state, action and outcome: chance of going on, next state, chance times reward."""
-    outcomes = max(len(cell) for row in table.values() for cell in row.values())
-    shape = (len(table), len(table[0]), outcomes)
-    chances, after, rewards = np.zeros(shape), np.zeros(shape, dtype=np.int64), np.zeros(shape)
+def _arrays(table: Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The chance of going on by state, action and next state, and the expected reward by state and action."""
+    moves = np.zeros((len(table), len(table[0]), len(table)))
+    gains = np.zeros(moves.shape[:2])
     for state, row in table.items():
         for action, cell in row.items():
-            for k, (chance, then, reward, end) in enumerate(cell):
-                chances[state, action, k] = chance * (not end)
-                after[state, action, k] = then
-                rewards[state, action, k] = chance * reward
-    return chances, after, rewards
+            for chance, after, reward, end in cell:
+                moves[state, action, after] += chance * (not end)
+                gains[state, action] += chance * reward
+    return moves, gains
 
 
 class Tabular(TextGym):
