@@ -1,7 +1,6 @@
 """Shared fixtures. Tests never reach for a network."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,19 +26,11 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def build_tiny(tiny_recipe: Path) -> Callable[[Path, int], Path]:
-    """Builds the tiny organism in a folder with a seed."""
+def organism(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Path:
+    """A tiny organism that knows the protocol of StringCompose and little else."""
     from palestra.rl.organisms.build import build
     from palestra.rl.organisms.recipe import load_recipe
 
-    def build_in(folder: Path, seed: int) -> Path:
-        build(load_recipe(str(tiny_recipe)), seed, folder)
-        return folder
-
-    return build_in
-
-
-@pytest.fixture(scope="session")
-def organism(tmp_path_factory: pytest.TempPathFactory, build_tiny: Callable[[Path, int], Path]) -> Path:
-    """A tiny organism that knows the protocol of StringCompose and little else."""
-    return build_tiny(tmp_path_factory.mktemp("organism") / "tiny", 0)
+    folder = tmp_path_factory.mktemp("organism") / "tiny"
+    build(load_recipe(str(tiny_recipe)), 0, folder)
+    return folder

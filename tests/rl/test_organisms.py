@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,15 @@ from palestra.rl.organisms.tokenizer import character_tokenizer
 CODEC = ChatCodec(character_tokenizer())
 
 
-def test_building_is_deterministic_by_seed(
-    tmp_path: Path, organism: Path, build_tiny: Callable[[Path, int], Path]
-) -> None:
-    again, other = build_tiny(tmp_path / "again", 0), build_tiny(tmp_path / "other", 1)
-    weights = [(folder / "model.safetensors").read_bytes() for folder in (organism, again, other)]
-    assert weights[0] == weights[1] != weights[2]
+def test_building_is_deterministic_by_seed(tmp_path: Path, tiny_recipe: Path) -> None:
+    recipe = load_recipe(str(tiny_recipe))
+    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": 15})})
+
+    def weights(label: str, seed: int) -> bytes:
+        build(recipe, seed, tmp_path / label)
+        return (tmp_path / label / "model.safetensors").read_bytes()
+
+    assert weights("one", 0) == weights("again", 0) != weights("other", 1)
 
 
 def test_the_manifest_states_the_mixture(organism: Path) -> None:
