@@ -51,6 +51,29 @@ def shuffled(env: TextEnv, codec: ChatCodec, index: int, other: int) -> Trajecto
     return replay(env, codec, index, env.demonstrate(env.task_at(other)).turns)
 
 
+def stumbling(env: TextEnv, codec: ChatCodec, index: int, chance: float, rng: random.Random) -> Trajectory:
+    """Return the environment's demonstration of a task up to its first mistake, which is a random legal action.
+
+    A model that learns from these takes the right action in about `1 - chance` of its turns, whatever came before:
+    it seldom gets through many turns, and its mistakes do not depend on one another.
+
+    Args:
+        env: The environment.
+        codec: Chat to tokens.
+        index: Of the task.
+        chance: Of a mistake, in each turn.
+        rng: Draws the mistakes.
+    """
+    turns = env.demonstrate(env.task_at(index)).turns
+    right = next((turn for turn in range(len(turns)) if rng.random() < chance), None)
+    if right is None:
+        return solved(env, codec, index)
+    env.reset(options={"index": index})
+    for turn in turns[:right]:
+        env.step(turn)
+    return replay(env, codec, index, (*turns[:right], env.random_action(rng)))
+
+
 def index_stream(seed: int) -> Iterator[int]:
     """Yield task indices, the same for every arm of a comparison that uses the same seed."""
     rng = random.Random(f"tasks|{seed}")

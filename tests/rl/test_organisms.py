@@ -1,13 +1,16 @@
 import json
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from palestra.agents.codec import ChatCodec
 from palestra.agents.models import check_model, load_model
 from palestra.envs import Demonstration, make
 from palestra.envs.errors import PalestraError, UsageError
-from palestra.rl.data import IGNORE, PadRows, shuffled, solved, training_row
+from palestra.rl.data import IGNORE, PadRows, shuffled, solved, stumbling, training_row
 from palestra.rl.organisms.build import build
 from palestra.rl.organisms.recipe import load_recipe
 from palestra.rl.organisms.tokenizer import character_tokenizer
@@ -56,6 +59,28 @@ def test_shuffled_episodes_follow_the_protocol_and_seldom_solve() -> None:
     for t in episodes:
         assert [m["role"] for m in t.messages] == ["user", "assistant", "tool", "assistant"]
         assert t.messages[3]["content"] == f"<answer>{t.messages[2]['content']}</answer>"
+
+
+def test_a_stumbling_episode_is_right_until_its_last_turn() -> None:
+    env, rng = make("palestra/ToolChain-v0"), random.Random(0)
+    lengths = []
+    for index in range(300):
+        t = stumbling(env, CODEC, index, 0.4, rng)
+        turns = env.solve(env.task_at(index)).turns
+        said = tuple(m["content"] for m in t.messages if m["role"] == "assistant")
+        assert said[:-1] == turns[: len(said) - 1]
+        lengths.append(len(said))
+    expected = [0.4 * 0.6**k for k in range(6)] + [0.6**6]
+    assert scipy.stats.chisquare([lengths.count(k) for k in range(1, 8)], 300 * np.array(expected)).pvalue > 1e-4
+    assert stumbling(env, CODEC, 3, 0.0, rng).outcome == 1.0
+
+
+def test_mistakes_are_made_in_solutions_only(tmp_path: Path, tiny_recipe: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    text = tiny_recipe.read_text(encoding="utf-8")
+    wrong.write_text(text.replace("weight: 1", "turns: shuffled, mistakes: 0.5"), encoding="utf-8")
+    with pytest.raises(UsageError, match="mistakes are made in turns: solve"):
+        load_recipe(str(wrong))
 
 
 def test_rows_are_padded_to_the_right() -> None:
