@@ -52,10 +52,10 @@ def shuffled(env: TextEnv, codec: ChatCodec, index: int, other: int) -> Trajecto
 
 
 def stumbling(env: TextEnv, codec: ChatCodec, index: int, chance: float, rng: random.Random) -> Trajectory:
-    """Return the environment's demonstration of a task up to its first mistake, which is a random legal action.
+    """Return the environment's demonstration of a task up to its first mistake, and random legal actions from there.
 
-    A model that learns from these takes the right action in about `1 - chance` of its turns, whatever came before:
-    it seldom gets through many turns, and its mistakes do not depend on one another.
+    A model that learns from these takes the right action in about `1 - chance` of its turns as long as all were
+    right, and hardly knows what it does after a mistake: it seldom gets through many turns.
 
     Args:
         env: The environment.
@@ -68,10 +68,15 @@ def stumbling(env: TextEnv, codec: ChatCodec, index: int, chance: float, rng: ra
     right = next((turn for turn in range(len(turns)) if rng.random() < chance), None)
     if right is None:
         return solved(env, codec, index)
+    played, over = list(turns[:right]), False
     env.reset(options={"index": index})
-    for turn in turns[:right]:
+    for turn in played:
         env.step(turn)
-    return replay(env, codec, index, (*turns[:right], env.random_action(rng)))
+    while not over:
+        played.append(env.random_action(rng))
+        _, _, terminated, truncated, _ = env.step(played[-1])
+        over = terminated or truncated
+    return replay(env, codec, index, played)
 
 
 def index_stream(seed: int) -> Iterator[int]:

@@ -49,7 +49,7 @@ class Ingredient(_Strict):
     """`solve`: the environment's demonstration. `shuffled`: the demonstration of another task of the same
     variant, played here: the protocol without the skill."""
     mistakes: float = Field(0.0, ge=0, lt=1)
-    """With `solve`: chance of each turn to be a random action instead, which ends what is shown of the episode."""
+    """With `solve`: chance of each turn to be the first of nothing but random actions."""
     weight: PositiveFloat = 1.0
     """Share of the episodes, relative to the other ingredients."""
 
