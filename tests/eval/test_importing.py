@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from palestra.eval.importing import Imported, import_scores
 from palestra.eval.rescore import rescore
 from palestra.eval.store import read_manifest, read_samples, read_trajectory
 
+BENCH = Path(__file__).parents[2] / "bench"
 RNG = np.random.default_rng(5)
 SOLVED = RNG.random((12, 20)) < RNG.beta(0.5, 1.5, (12, 1))
 """Outcomes, a row per problem."""
@@ -71,6 +73,18 @@ def test_the_curve_of_a_result_file_is_reproduced(tmp_path: Path, kind: str) -> 
     assert import_scores(files, tmp_path / "run", name="x", model="m") == Imported(12, 240, 20)
     theirs = [np.mean([product(20, int(c), k) for c in SOLVED.sum(1)]) for k in range(1, 21)]
     assert curve_of(tmp_path / "run") == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_the_curves_of_a_published_reproduction_are_reproduced(tmp_path: Path) -> None:
+    """500 problems of MATH500 with 128 samples each, before and after reinforcement learning."""
+    published = runpy.run_path(str(BENCH / "published" / "run.py"))
+    runs = [published["import_published"](model, tmp_path) for model in ("base", "simplerl")]
+    assert [published["distance"](run) < 1e-12 for run in runs] == [True, True]
+    comparison = compare_runs(runs, resamples=400)
+    assert [str(label) for label in comparison.verdicts[0].verdict.labels] == ["SHARPEN", "SHRINK"]
+    solved = [{i for i, c in enumerate(published["RESULTS"]["correct"][run.name]) if c} for run in runs]
+    assert (len(solved[0] - solved[1]), len(solved[1] - solved[0])) == (19, 3)
 
 
 def test_the_curve_equals_that_of_human_evals_own_code(tmp_path: Path) -> None:
