@@ -51,34 +51,6 @@ def shuffled(env: TextEnv, codec: ChatCodec, index: int, other: int) -> Trajecto
     return replay(env, codec, index, env.demonstrate(env.task_at(other)).turns)
 
 
-def stumbling(env: TextEnv, codec: ChatCodec, index: int, chance: float, rng: random.Random) -> Trajectory:
-    """Return the environment's demonstration of a task up to its first mistake, and random legal actions from there.
-
-    A model that learns from these takes the right action in about `1 - chance` of its turns as long as all were
-    right, and hardly knows what it does after a mistake: it seldom gets through many turns.
-
-    Args:
-        env: The environment.
-        codec: Chat to tokens.
-        index: Of the task.
-        chance: Of a mistake, in each turn.
-        rng: Draws the mistakes.
-    """
-    turns = env.demonstrate(env.task_at(index)).turns
-    right = next((turn for turn in range(len(turns)) if rng.random() < chance), None)
-    if right is None:
-        return solved(env, codec, index)
-    played, over = list(turns[:right]), False
-    env.reset(options={"index": index})
-    for turn in played:
-        env.step(turn)
-    while not over:
-        played.append(env.random_action(rng))
-        _, _, terminated, truncated, _ = env.step(played[-1])
-        over = terminated or truncated
-    return replay(env, codec, index, played)
-
-
 def index_stream(seed: int) -> Iterator[int]:
     """Yield task indices, the same for every arm of a comparison that uses the same seed."""
     rng = random.Random(f"tasks|{seed}")

@@ -16,7 +16,7 @@ from palestra.agents.models import tune_threads
 from palestra.envs.errors import UsageError
 from palestra.envs.folders import write_json
 from palestra.envs.registry import make
-from palestra.rl.data import PadRows, shuffled, stumbling, training_row
+from palestra.rl.data import PadRows, shuffled, solved, training_row
 from palestra.rl.organisms.recipe import FORMAT, OrganismRecipe
 from palestra.rl.organisms.tokenizer import character_tokenizer
 from palestra.rl.progress import ProgressCallback
@@ -138,11 +138,11 @@ class MixtureDataset(Dataset[list[dict[str, list[int]]]]):
     def _episode(self, i: int) -> dict[str, list[int]]:
         rng = random.Random(f"mixture|{self.seed}|{i}")
         part = rng.choices(range(len(self.envs)), self.weights)[0]
-        env, index, ingredient = self.envs[part], rng.getrandbits(48), self.recipe.mixture[part]
-        if ingredient.turns == "shuffled":
-            episode = shuffled(env, self.codec, index, rng.getrandbits(48))
+        env, index = self.envs[part], rng.getrandbits(48)
+        if self.recipe.mixture[part].turns == "solve":
+            episode = solved(env, self.codec, index)
         else:
-            episode = stumbling(env, self.codec, index, ingredient.mistakes, rng)
+            episode = shuffled(env, self.codec, index, rng.getrandbits(48))
         return training_row(episode)
 
 

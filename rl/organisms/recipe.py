@@ -4,11 +4,10 @@ import os
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from palestra.envs.config import load_yaml
 from palestra.envs.errors import unknown_name
@@ -48,16 +47,8 @@ class Ingredient(_Strict):
     turns: Literal["solve", "shuffled"] = "solve"
     """`solve`: the environment's demonstration. `shuffled`: the demonstration of another task of the same
     variant, played here: the protocol without the skill."""
-    mistakes: float = Field(0.0, ge=0, lt=1)
-    """With `solve`: chance of each turn to be the first of nothing but random actions."""
     weight: PositiveFloat = 1.0
     """Share of the episodes, relative to the other ingredients."""
-
-    @model_validator(mode="after")
-    def _mistakes_in_solutions(self) -> Self:
-        if self.mistakes and self.turns != "solve":
-            raise PydanticCustomError("inconsistent", "mistakes are made in turns: solve")
-        return self
 
 
 class OrganismRecipe(_Strict):

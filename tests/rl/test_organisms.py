@@ -1,15 +1,13 @@
 import json
-import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from palestra.agents.codec import ChatCodec
 from palestra.agents.models import check_model, load_model
 from palestra.envs import Demonstration, make
 from palestra.envs.errors import PalestraError, UsageError
-from palestra.rl.data import IGNORE, PadRows, shuffled, solved, stumbling, training_row
+from palestra.rl.data import IGNORE, PadRows, shuffled, solved, training_row
 from palestra.rl.organisms.build import build
 from palestra.rl.organisms.recipe import load_recipe
 from palestra.rl.organisms.tokenizer import character_tokenizer
@@ -58,29 +56,6 @@ def test_shuffled_episodes_follow_the_protocol_and_seldom_solve() -> None:
     for t in episodes:
         assert [m["role"] for m in t.messages] == ["user", "assistant", "tool", "assistant"]
         assert t.messages[3]["content"] == f"<answer>{t.messages[2]['content']}</answer>"
-
-
-def test_a_stumbling_episode_is_right_until_its_first_mistake_and_then_random() -> None:
-    env, rng = make("palestra/ToolChain-v0"), random.Random(0)
-    right = []
-    for index in range(300):
-        t = stumbling(env, CODEC, index, 0.4, rng)
-        turns = env.solve(env.task_at(index)).turns
-        said = [m["content"] for m in t.messages if m["role"] == "assistant"]
-        right.append(next((k for k, turn in enumerate(turns) if k == len(said) or said[k] != turn), len(turns)))
-        assert t.stop in {"answer", "turns"}
-    wrong = 0.4 * (1 - 1 / 9)  # of the nine actions of a start, one is right; ten where there is a word in hand
-    assert np.mean([k > 0 for k in right]) == pytest.approx(1 - wrong, abs=0.1)
-    assert np.mean([k == 7 for k in right]) == pytest.approx((1 - wrong) ** 7, abs=0.06)
-    assert stumbling(env, CODEC, 3, 0.0, rng).outcome == 1.0
-
-
-def test_mistakes_are_made_in_solutions_only(tmp_path: Path, tiny_recipe: Path) -> None:
-    wrong = tmp_path / "wrong.yaml"
-    text = tiny_recipe.read_text(encoding="utf-8")
-    wrong.write_text(text.replace("weight: 1", "turns: shuffled, mistakes: 0.5"), encoding="utf-8")
-    with pytest.raises(UsageError, match="mistakes are made in turns: solve"):
-        load_recipe(str(wrong))
 
 
 def test_rows_are_padded_to_the_right() -> None:
