@@ -113,7 +113,7 @@ def print_comparisons(arms: dict[str, list[Curve]], reach: float | None) -> None
 
     for name in others:
         steps = over_seeds(name, lambda a, b: float(a.scores[-1] - b.scores[-1]))
-        tokens = over_seeds(name, lambda a, b: _at_equal_tokens(a, b))
+        tokens = over_seeds(name, _at_equal_tokens)
         print(f"{name} - {first}: {interval(steps)} at the last step, {interval(tokens)} at equal tokens")
         if reach is not None:
             ratios = over_seeds(name, lambda a, b: _quotient(b.turns_until(reach), a.turns_until(reach)))
@@ -138,6 +138,8 @@ def main() -> None:
     arms = {name: [read(run) for run in runs] for name, *runs in args.arm}
     if len({len(curves) for curves in arms.values()}) > 1:
         parser.error("every arm needs a run per training seed, the same seeds in the same order")
+    if len({tuple(curve.steps) for curves in arms.values() for curve in curves}) > 1:
+        parser.error("the runs were not validated after the same steps; train all with the same --validate-every")
     print_curves(arms)
     print_comparisons(arms, args.reach)
 

@@ -5,8 +5,7 @@
 `math500.json` holds how many of 128 samples of each problem were right, as an independent reproduction of
 Limit-of-RLVR (arXiv 2504.13837) published them, with its pass@k. The score lists that were counted are not published;
 lists with as many right samples stand for them, which is all that pass@k depends on. Prints how far the imported
-curves are from the published ones, and exits 1 beyond rounding; then
-`palestra compare RUN RUN` says what it makes of them.
+curves are from the published ones, and exits 1 beyond rounding; `palestra compare` on the two runs gives the verdict.
 """
 
 import argparse
@@ -14,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from palestra.envs.errors import UsageError
 from palestra.eval.compare import compare_runs
 from palestra.eval.importing import import_scores
 
@@ -45,7 +45,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    runs = [import_published(model, args.out) for model in RESULTS["correct"]]
+    try:
+        runs = [import_published(model, args.out) for model in RESULTS["correct"]]
+    except UsageError as error:
+        parser.error(str(error))
     differences = [distance(run) for run in runs]
     for run, difference in zip(runs, differences, strict=True):
         print(f"{run}: at most {difference:.1e} from the published pass@k")

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -28,11 +29,11 @@ def user_seconds(*arguments: str) -> tuple[float, subprocess.CompletedProcess[st
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     """Not much more than what lays it out and reads settings, on however slow a machine."""
-    shown, needed = [], []
-    for _ in range(3):
-        needed.append(user_seconds("-X", "importtime", "-c", "import typer.rich_utils, rich.markdown, pydantic")[0])
-        seconds, result = user_seconds("-X", "importtime", "-m", "palestra", "--help")
-        shown.append(seconds)
+    ratios = []
+    for _ in range(7):
+        needed, _ = user_seconds("-X", "importtime", "-c", "import typer.rich_utils, rich.markdown, pydantic")
+        shown, result = user_seconds("-X", "importtime", "-m", "palestra", "--help")
+        ratios.append(shown / needed)
     loaded = {line.rsplit("|", 1)[1].strip() for line in result.stderr.splitlines() if "|" in line}
     assert not loaded & {
         "torch",
@@ -44,7 +45,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "datasets",
         "matplotlib",
     }
-    assert min(shown) < 4 * min(needed)
+    assert median(ratios) < 2.5
     assert "quickstart" in result.stdout
 
 

@@ -89,11 +89,21 @@ def play_chance(env: TextEnv, index: int, rng: random.Random) -> float:
     return reward
 
 
-@pytest.mark.parametrize(("env_id", "variant"), ALL)
-def test_guessing_hardly_ever_solves(env_id: str, variant: str) -> None:
+def assert_guessing_fails(env_id: str, variant: str, episodes: int) -> None:
     env = make(env_id, variant)
     rng = random.Random(0)
-    assert sum(play_chance(env, index, rng) for index in range(200)) / 200 < 0.1
+    assert sum(play_chance(env, index, rng) for index in range(episodes)) / episodes < 0.1
+
+
+@pytest.mark.parametrize(("env_id", "variant"), ALL)
+def test_guessing_hardly_ever_solves(env_id: str, variant: str) -> None:
+    assert_guessing_fails(env_id, variant, 200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("env_id", "variant"), ALL)
+def test_guessing_hardly_ever_solves_in_500_episodes(env_id: str, variant: str) -> None:
+    assert_guessing_fails(env_id, variant, 500)
 
 
 @pytest.mark.parametrize(("env_id", "variant"), IN_PROCESS)

@@ -51,3 +51,10 @@ def test_a_run_without_validations_is_named(tmp_path: Path) -> None:
     result = curves("--arm", "a", tmp_path)
     assert result.returncode == 1
     assert result.stderr == f"{tmp_path}: fewer than two validations; train with --validate-every\n"
+
+
+def test_runs_with_other_validations_are_refused(tmp_path: Path) -> None:
+    short, long = write_run(tmp_path / "short", [0.0, 0.1], 10), write_run(tmp_path / "long", [0.0, 0.1, 0.2], 10)
+    result = curves("--arm", "short", short, "--arm", "long", long)
+    assert result.returncode == 2
+    assert "not validated after the same steps" in result.stderr
