@@ -77,11 +77,14 @@ def test_two_processes_learn_what_one_does(
     assert_same_weights(organism, tmp_path / "one", tmp_path / "two")
 
 
-def test_dynamic_sampling_and_an_adapter_work_in_two_processes(tmp_path: Path, organism: Path, contrast: str) -> None:
+@pytest.mark.parametrize("launcher", [DDP, FSDP], ids=["ddp", "fsdp2"])
+def test_dynamic_sampling_and_an_adapter_work_in_two_processes(
+    launcher: tuple[str, ...], tmp_path: Path, organism: Path, contrast: str
+) -> None:
     out = tmp_path / "two"
     finish(
         *GRPO, "--algo", "dapo", "--lora-rank", "4", "--model", organism, "--env", contrast, "--out", out,
-        launcher=FSDP,
+        launcher=launcher,
     )  # fmt: skip
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["cost"]["episodes_sampled"] == 4 * sum(

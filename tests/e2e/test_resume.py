@@ -51,13 +51,16 @@ def test_killed_training_resumes_from_its_last_checkpoint(verb: str, tmp_path: P
     assert (out / "model.safetensors").read_bytes() == weights
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, organism: Path, contrast: str) -> None:
+@pytest.mark.parametrize("algo", ["grpo", "dapo"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    algo: str, tmp_path: Path, organism: Path, contrast: str
+) -> None:
     """Same tasks, same samples, same weights, whether or not it was killed."""
     size = ["--steps", "24", "--prompts", "4", "--group-size", "4", "--max-tokens", "12", "--save-every", "5"]
     weights = []
     for name in ("killed", "whole"):
         out = tmp_path / name
-        command = ["train", "--model", organism, "--env", contrast, "--algo", "dapo", "--out", out, *size]
+        command = ["train", "--model", organism, "--env", contrast, "--algo", algo, "--out", out, *size]
         if name == "killed":
             kill_when(start(*command), lambda out=out: any(out.glob("checkpoints/checkpoint-*/COMPLETE")))
         finish(*command)
