@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from stalls import machine_clock
 
 from palestra.envs.errors import MissingPrerequisiteError
 from palestra.envs.sandbox import Sandbox, open_sandbox
@@ -73,6 +74,13 @@ def opened(request: pytest.FixtureRequest) -> Callable[[str], Sandbox]:
 def opener() -> Callable[[str], AbstractContextManager[Sandbox]]:
     """Opens another sandbox of a backend, for tests that close or break it."""
     return lambda name: _open_e2b() if name == "e2b" else _open(name)
+
+
+@pytest.fixture(scope="session")
+def clock() -> Iterator[Callable[[], float]]:
+    """Seconds, for bounds on what an attack may take; see `stalls`."""
+    with machine_clock() as clock:
+        yield clock
 
 
 @pytest.fixture(scope="session")
