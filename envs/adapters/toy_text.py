@@ -231,10 +231,15 @@ Cards = list[int]
 
 def _deal(seed: int) -> tuple[Cards, Cards, Cards]:
     """The player's cards, the dealer's, and those that lie next on the pile."""
-    env = _RULES.BlackjackEnv()
+    env = copy(_dealer())
     env.reset(seed=seed)
-    pile = [int(_RULES.draw_card(env.np_random)) for _ in range(_MOST_HITS + 10)]
-    return [int(c) for c in env.player], [int(c) for c in env.dealer], pile
+    pile = env.np_random.choice(_RULES.deck, _MOST_HITS + 10)  # as `draw_card` would draw one after the other
+    return [int(c) for c in env.player], [int(c) for c in env.dealer], pile.tolist()
+
+
+@cache
+def _dealer() -> Any:
+    return _RULES.BlackjackEnv()
 
 
 def _wins(player: Cards, dealer: Cards, pile: Cards, hits: int) -> bool:

@@ -46,7 +46,7 @@ def check(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seeds random and malformed turns.", min=0)] = 0,
     budget: Annotated[
-        float, typer.Option(help="Seconds after which one check on one variant is cut short.", min=1)
+        float, typer.Option(help="Seconds after which one check on one variant is cut short.", min=0.1)
     ] = 30.0,
     jobs: Annotated[
         int | None, typer.Option(help="Variants checked at the same time. [default: one per core]", min=1)

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -147,3 +148,11 @@ def test_gymnasium_makes_it_after_import_palestra_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_hands_are_the_same_whoever_draws_beside() -> None:
+    def draw(_: int) -> list[str]:
+        return [make("palestra/Blackjack-v0").task_at(index).key for index in range(20)]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len({tuple(drawn) for drawn in threads.map(draw, range(8))}) == 1
