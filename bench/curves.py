@@ -3,9 +3,10 @@
     python bench/curves.py --arm outcome runs/outcome-{0,1,2} --arm turn runs/turn-{0,1,2} [--reach 0.5]
 
 Reads the validations (`--validate-every`) that `palestra train` left in the runs' manifests. The runs of an arm stand
-in the order of their training seeds, and arms are compared seed by seed: differences at equal optimiser steps and at
-equal sampled tokens, and with `--reach` the ratio of the environment steps (turns played) until pass@1 reached it
-first, linear between validations. Intervals are 95 %, t over seeds; ratios are averaged by their logarithms.
+in the order of their training seeds, and arms are compared seed by seed: differences at equal optimiser steps (the
+last that all runs have) and at equal sampled tokens (all of the run of the pair that sampled less), and with `--reach`
+the ratio of the environment steps (turns played) until pass@1 reached it first, linear between validations. Intervals
+are 95 %, t over seeds; ratios are averaged by their logarithms.
 """
 
 import argparse
@@ -90,18 +91,20 @@ def ratio(values: Sequence[float]) -> str:
 
 def print_curves(arms: dict[str, list[Curve]]) -> None:
     """Print a row per run."""
-    steps = next(iter(arms.values()))[0].steps
+    steps = max((curves[0].steps for curves in arms.values()), key=len)
     print("| pass@1 after step | " + " | ".join(f"{s:g}" for s in steps) + " | tokens sampled | turns played |")
     print("|---" * (len(steps) + 3) + "|")
     for name, curves in arms.items():
         for seed, curve in enumerate(curves):
-            scores = " | ".join(f"{s:.3f}".lstrip("0") for s in curve.scores)
+            scores = " | ".join(f"{s:.3f}".lstrip("0") for s in curve.scores) + " | " * (len(steps) - len(curve.steps))
             print(f"| {name}, seed {seed} | {scores} | {curve.tokens[-1]:,.0f} | {curve.turns[-1]:,.0f} |")
 
 
 def print_comparisons(arms: dict[str, list[Curve]], reach: float | None) -> None:
     """Print every arm's gain, and what it has over the first."""
     first, *others = arms
+    last = min(len(curve.steps) for curves in arms.values() for curve in curves) - 1
+    step = arms[first][0].steps[last]
     for name, curves in arms.items():
         print(f"{name}: gain {interval([c.scores[-1] - c.scores[0] for c in curves])}", end="")
         if reach is not None:
@@ -112,9 +115,9 @@ def print_comparisons(arms: dict[str, list[Curve]], reach: float | None) -> None
         return [measure(a, b) for a, b in zip(arms[name], arms[first], strict=True)]
 
     for name in others:
-        steps = over_seeds(name, lambda a, b: float(a.scores[-1] - b.scores[-1]))
+        steps = over_seeds(name, lambda a, b: float(a.scores[last] - b.scores[last]))
         tokens = over_seeds(name, _at_equal_tokens)
-        print(f"{name} - {first}: {interval(steps)} at the last step, {interval(tokens)} at equal tokens")
+        print(f"{name} - {first}: {interval(steps)} at step {step:g}, {interval(tokens)} at equal tokens")
         if reach is not None:
             ratios = over_seeds(name, lambda a, b: _quotient(b.turns_until(reach), a.turns_until(reach)))
             print(f"{first} needs {ratio(ratios)} times the turns of {name} to reach {reach:g}")
@@ -138,7 +141,9 @@ def main() -> None:
     arms = {name: [read(run) for run in runs] for name, *runs in args.arm}
     if len({len(curves) for curves in arms.values()}) > 1:
         parser.error("every arm needs a run per training seed, the same seeds in the same order")
-    if len({tuple(curve.steps) for curves in arms.values() for curve in curves}) > 1:
+    all_steps = [tuple(curve.steps) for curves in arms.values() for curve in curves]
+    longest = max(all_steps, key=len)
+    if any(steps != longest[: len(steps)] for steps in all_steps):
         parser.error("the runs were not validated after the same steps; train all with the same --validate-every")
     print_curves(arms)
     print_comparisons(arms, args.reach)

@@ -44,8 +44,18 @@ class Vault:
         return f"wheel {self.done + 1}: {self.letters[self.done]}"
 
 
+_UNSURE = {"sure": (0.95, 0.35)}
+
+
 @register(
-    "vault/Vault-v0", variants={"train": {}, "test": {}, "longer": {"wheels": 12}, "novice": {"sure": (0.95, 0.35)}}
+    "vault/Vault-v0",
+    variants={
+        "train": {},
+        "test": {},
+        "longer": {"wheels": 12},
+        "novice": _UNSURE,
+        "novice-two": {"wheels": 2, **_UNSURE},
+    },
 )
 class VaultEnv(TextGym):
     """Open a vault: eight letters, eight digits."""

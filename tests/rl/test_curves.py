@@ -35,7 +35,7 @@ def test_arms_are_compared_seed_by_seed(tmp_path: Path) -> None:
     assert lines[2] == "| slow, seed 0 | .000 | .200 | .400 | .600 | 3,000 | 1,200 |"
     assert "slow: gain +0.650 [+0.015, +1.285]; turns until 0.5: 1,000, 800" in lines
     # At 3,000 tokens, `fast` is half-way between steps 10 and 20: 0.6 and 0.65.
-    assert "fast - slow: +0.200 [+0.200, +0.200] at the last step, -0.025 [-0.343, +0.293] at equal tokens" in lines
+    assert "fast - slow: +0.200 [+0.200, +0.200] at step 30, -0.025 [-0.343, +0.293] at equal tokens" in lines
     turns = 400 + 400 * 0.1 / 0.4, 400 + 400 * 0.1 / 0.5
     assert f"slow needs {math.sqrt(1000 / turns[0] * 800 / turns[1]):.2f} [" in lines[-1]
 
@@ -53,8 +53,19 @@ def test_a_run_without_validations_is_named(tmp_path: Path) -> None:
     assert result.stderr == f"{tmp_path}: fewer than two validations; train with --validate-every\n"
 
 
-def test_runs_with_other_validations_are_refused(tmp_path: Path) -> None:
-    short, long = write_run(tmp_path / "short", [0.0, 0.1], 10), write_run(tmp_path / "long", [0.0, 0.1, 0.2], 10)
+def test_a_longer_run_is_compared_at_the_last_step_of_the_shorter(tmp_path: Path) -> None:
+    short, long = write_run(tmp_path / "short", [0.0, 0.1], 20), write_run(tmp_path / "long", [0.0, 0.2, 0.4], 10)
     result = curves("--arm", "short", short, "--arm", "long", long)
+    lines = result.stdout.splitlines()
+    assert lines[2] == "| short, seed 0 | .000 | .100 |  | 200 | 400 |"
+    # Both have sampled 200 tokens in the end.
+    assert lines[-1] == "long - short: +0.100 [+nan, +nan] at step 10, +0.300 [+nan, +nan] at equal tokens"
+
+
+def test_runs_with_other_validations_are_refused(tmp_path: Path) -> None:
+    often, seldom = write_run(tmp_path / "often", [0.0, 0.1, 0.2], 10), write_run(tmp_path / "seldom", [0.0, 0.1], 10)
+    path = seldom / "manifest.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"step": 10,', '"step": 20,'), encoding="utf-8")
+    result = curves("--arm", "often", often, "--arm", "seldom", seldom)
     assert result.returncode == 2
     assert "not validated after the same steps" in result.stderr
