@@ -59,7 +59,7 @@ def quickstart(
 def _one_seed(out: Path, seed: int, size: Size) -> "Comparison":
     from palestra.cli.evaluate import run_eval
     from palestra.cli.organism import build_cached
-    from palestra.cli.train import run_sft, run_train
+    from palestra.cli.train import run_arm
     from palestra.eval.compare import compare_runs
     from palestra.eval.report import write_report
     from palestra.eval.settings import EvalSettings
@@ -71,9 +71,11 @@ def _one_seed(out: Path, seed: int, size: Size) -> "Comparison":
     rl = TrainSettings(model=str(base), env=ENV, out=out / "rl", seed=seed, steps=size.steps, prompts=32)
     episodes = rl.steps * rl.prompts * rl.group_size
     _say(f"2/4 SFT on {episodes} demonstrations")
-    run_sft(SFTSettings(model=str(base), env=ENV, out=out / "sft", seed=seed, episodes=episodes, save_every=200))
+    run_arm(
+        "sft", SFTSettings(model=str(base), env=ENV, out=out / "sft", seed=seed, episodes=episodes, save_every=200)
+    )
     _say(f"3/4 GRPO on {episodes} episodes")
-    run_train(rl)
+    run_arm("train", rl)
     _say(f"4/4 sampling {size.samples} episodes of {size.problems} new problems per model and variant")
     models = {"base": base, "sft": out / "sft", "rl": out / "rl"}
     for label, model in models.items():

@@ -1,14 +1,21 @@
 """`palestra sft`, `rft`, `dpo` and `train`: the arms of a comparison."""
 
 import os
-from typing import TypeVar
+from collections.abc import Callable
+from importlib import import_module
 
 import typer
 
 from palestra.cli.options import settings_command
 from palestra.rl.settings import DPOSettings, RFTSettings, RunSettings, SFTSettings, TrainSettings
 
-_Run = TypeVar("_Run", bound=RunSettings)
+_LEARNERS = {
+    "sft": ("palestra.rl.sft", "fine_tune"),
+    "rft": ("palestra.rl.rft", "fine_tune_on_own"),
+    "dpo": ("palestra.rl.dpo", "prefer_right"),
+    "train": ("palestra.rl.train", "train"),
+}
+"""Verb -> module and function; the modules load TRL, which takes seconds, and names are checked before."""
 
 SFT_HELP = """Fine-tune on the environment's own demonstrations (assistant tokens only).
 
@@ -45,79 +52,35 @@ Example: `palestra train --model string-atoms --env palestra/StringCompose-v0 --
 
 def add_to(app: typer.Typer) -> None:
     """Add the verbs."""
-    settings_command(app, "sft", SFTSettings, sft, SFT_HELP)
-    settings_command(app, "rft", RFTSettings, rft, RFT_HELP)
-    settings_command(app, "dpo", DPOSettings, dpo, DPO_HELP)
-    settings_command(app, "train", TrainSettings, train, TRAIN_HELP)
+    settings_command(app, "sft", SFTSettings, _command("sft"), SFT_HELP)
+    settings_command(app, "rft", RFTSettings, _command("rft"), RFT_HELP)
+    settings_command(app, "dpo", DPOSettings, _command("dpo"), DPO_HELP)
+    settings_command(app, "train", TrainSettings, _command("train"), TRAIN_HELP)
 
 
-def sft(settings: SFTSettings) -> None:
-    """Run supervised fine-tuning and say what is next."""
-    run_sft(settings)
-    _say_done(settings)
-
-
-def rft(settings: RFTSettings) -> None:
-    """Run rejection-sampling fine-tuning and say what is next."""
+def run_arm(verb: str, settings: RunSettings) -> None:
+    """Run an arm by the name of its verb, or resume it."""
     checked = _checked(settings)
 
     from palestra.rl.rundir import RunFolder
 
-    with RunFolder(checked.out, "rft", checked) as run:
-        if not run.done:
-            from palestra.rl.rft import fine_tune_on_own
-
-            fine_tune_on_own(checked, run)
-    _say_done(settings)
+    with RunFolder(checked.out, verb, checked) as folder:
+        if not folder.done:
+            module, learn = _LEARNERS[verb]
+            getattr(import_module(module), learn)(checked, folder)
 
 
-def dpo(settings: DPOSettings) -> None:
-    """Run preference optimisation and say what is next."""
-    checked = _checked(settings)
+def _command(verb: str) -> Callable[[RunSettings], None]:
+    """Return what a verb does: run the arm and say what is next."""
 
-    from palestra.rl.rundir import RunFolder
+    def command(settings: RunSettings) -> None:
+        run_arm(verb, settings)
+        _say_done(settings)
 
-    with RunFolder(checked.out, "dpo", checked) as run:
-        if not run.done:
-            from palestra.rl.dpo import prefer_right
-
-            prefer_right(checked, run)
-    _say_done(settings)
+    return command
 
 
-def train(settings: TrainSettings) -> None:
-    """Run reinforcement learning and say what is next."""
-    run_train(settings)
-    _say_done(settings)
-
-
-def run_sft(settings: SFTSettings) -> None:
-    """Run supervised fine-tuning, or resume it."""
-    settings = _checked(settings)
-
-    from palestra.rl.rundir import RunFolder
-
-    with RunFolder(settings.out, "sft", settings) as run:
-        if not run.done:
-            from palestra.rl.sft import fine_tune
-
-            fine_tune(settings, run)
-
-
-def run_train(settings: TrainSettings) -> None:
-    """Run reinforcement learning, or resume it."""
-    settings = _checked(settings)
-
-    from palestra.rl.rundir import RunFolder
-
-    with RunFolder(settings.out, "train", settings) as run:
-        if not run.done:
-            from palestra.rl.train import train as reinforce
-
-            reinforce(settings, run)
-
-
-def _checked(settings: _Run) -> _Run:
+def _checked(settings: RunSettings) -> RunSettings:
     """Resolve the model and check names before anything heavy is imported."""
     from palestra.cli.models import resolve_model
     from palestra.envs import make
