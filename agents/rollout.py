@@ -7,7 +7,7 @@ says nothing about the model and is never a reward.
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -95,6 +95,8 @@ def rollout(
         The episode and its trajectory. If the environment or a tool's machinery failed (not the agent), `stop`
         is `error` and `error` says why: such a trajectory says nothing about the model.
     """
+    if isinstance(episodes, Sized):
+        concurrency = max(1, min(concurrency, len(episodes)))  # an engine may keep room for each
     with ExitStack() as made, engine.open(params, concurrency) as stream:
         loop = _Loop(make_env, episodes, stream, codec, params, concurrency, max_length, step_limit_s)
         made.callback(loop.close)

@@ -103,7 +103,7 @@ class SlotStream:
         """Forget all sequences and the cache, and put the model back into its mode."""
         self._model.train(self._was_training)
         self._rows, self._place, self._arriving, self._at_work = [], {}, [], 0
-        self._cache = SlotCache(0, 0, 0, self._model.device)
+        self._cache.release()
 
     def __enter__(self) -> Self:
         return self

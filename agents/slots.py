@@ -132,6 +132,12 @@ class SlotCache(Cache):
             held[other, ..., : self.column, :] = kept
         self.length[[one, other]] = self.length[[other, one]]
 
+    def release(self) -> None:
+        """Give the memory back now: cache and layers know each other, and would wait for the collector of cycles."""
+        for layer in self._layers:
+            layer.keys = layer.values = None
+            layer.is_initialized = False
+
     def _held(self) -> list[torch.Tensor]:
         """All that has a row for each sequence and a column for each token, columns last but one."""
         return [self.mask[..., None], *(held for layer in self._layers for held in layer.held())]

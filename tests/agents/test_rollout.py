@@ -24,6 +24,7 @@ class OracleEngine:
     """Answers each prompt with the oracle's turn, found by the prompt's tokens."""
 
     def __init__(self, env_id: str, variant: str, indices: Sequence[int], cut: int | None = None) -> None:
+        self.most = 0
         self.batches: list[int] = []
         self.seeds: list[int] = []
         self.cut = cut
@@ -37,6 +38,7 @@ class OracleEngine:
                 self.turns[tuple(ids[:at])] = ids[at : len(t.prompt_ids) + turn.end]
 
     def open(self, params: SamplingParams, most: int) -> BatchStream:
+        self.most = most
         return BatchStream(self.generate, params, most)
 
     def generate(
@@ -87,6 +89,12 @@ def test_ended_episodes_are_replaced_at_once() -> None:
     _, engine = run("palestra/StringCompose-v0", "test", list(range(20)), concurrency=8)
     assert engine.batches == [8, 8, 4]
     assert len(set(engine.seeds)) == 20
+
+
+@pytest.mark.parametrize(("settings", "most"), [({}, 3), ({"concurrency": 2}, 2)])
+def test_an_engine_is_asked_for_no_more_room_than_there_are_episodes(settings: dict[str, int], most: int) -> None:
+    _, engine = run("palestra/StringCompose-v0", "test", [0, 1, 2], **settings)
+    assert engine.most == most
 
 
 def test_turns_of_an_episode_have_seeds_of_their_own() -> None:

@@ -1,6 +1,8 @@
 """The stream that keeps what was read: the same samples as reading everything anew, whatever comes and goes."""
 
+import gc
 import random
+import weakref
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,19 @@ def test_columns_are_squeezed_out_and_do_not_pile_up(loaded: LoadedModel) -> Non
         converse(stream, list(range(60)), 4, 4)
         longest = 4 * (PARAMS.max_tokens + 12)
         assert stream._cache.mask.shape[1] <= 4 * longest  # type: ignore[attr-defined]
+
+
+def test_a_closed_stream_has_given_its_cache_back(loaded: LoadedModel) -> None:
+    """Training opens one per step: without a collection of cycles, too, no more than one may be there."""
+    gc.disable()
+    try:
+        with engine_of(loaded).open(PARAMS, 4) as stream:
+            converse(stream, [1, 2, 3], 2, 4)
+            held = [weakref.ref(tensor) for tensor in stream._cache._held()[1:]]  # type: ignore[attr-defined]
+            assert len(held) == 2 * loaded.model.config.num_hidden_layers
+        assert [ref() for ref in held] == [None] * len(held)
+    finally:
+        gc.enable()
 
 
 def test_a_small_budget_admits_few_sequences_but_always_one(loaded: LoadedModel) -> None:
