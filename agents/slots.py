@@ -146,10 +146,10 @@ class SlotCache(Cache):
         if self.column + width <= self.mask.shape[1]:
             return
         used = int(self.length.max())
-        if 2 * (used + width) <= self.mask.shape[1]:
-            self._squeeze(used)
-        else:
+        if 2 * (used + width) > self.mask.shape[1]:
             self._grow(2 * (used + width) + _SPARE_COLUMNS)
+        if self.column + width > self.mask.shape[1]:
+            self._squeeze(used)
 
     def _squeeze(self, used: int) -> None:
         """Move the tokens of every row to its first columns, in their order."""
