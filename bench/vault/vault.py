@@ -15,6 +15,7 @@ from string import digits
 from palestra.envs.adapters.gymnasium_text import Act, TextGym
 from palestra.envs.core import ProcessTerm, Task, Turn
 from palestra.envs.registry import register
+from palestra.envs.tools.base import ToolError
 
 KEY: Mapping[str, str] = dict(zip("abcdefghijklmnopqrst", "37105926840285713964", strict=True))
 WHEELS = 8
@@ -24,15 +25,21 @@ UNKNOWN = frozenset("klmnopqrst")
 class Vault:
     """An episode: the letters, the digits that they take, and how many are done."""
 
-    def __init__(self, letters: str, digits: str) -> None:
+    def __init__(self, letters: str, right: str) -> None:
         self.letters = letters
-        self.digits = digits
+        self.right = right
         self.done = self.paid = 0
         self.over = self.won = False
 
     def step(self, digit: str) -> str:
-        """Dial, and say what is seen."""
-        if digit != self.digits[self.done]:
+        """Dial, and say what is seen.
+
+        Raises:
+            ToolError: It is locked or open; a turn may hold several calls.
+        """
+        if self.over:
+            raise ToolError("the vault is locked or open for good.")
+        if digit != self.right[self.done]:
             self.over = True
             return "The vault locks."
         self.done += 1
@@ -75,8 +82,8 @@ class VaultEnv(TextGym):
         right = [
             KEY[letter] if rng.random() < self.sure[letter in UNKNOWN] else rng.choice(digits) for letter in letters
         ]
-        data = {"letters": letters, "digits": "".join(right)}
-        return Task(Vault(**data).view(), "", f"{letters} {data['digits']}", data)
+        data = {"letters": letters, "right": "".join(right)}
+        return Task(Vault(**data).view(), "", f"{letters} {data['right']}", data)
 
     def make_world(self, task: Task) -> Vault:
         """Return the vault, closed."""
@@ -84,7 +91,7 @@ class VaultEnv(TextGym):
 
     def plan(self, task: Task) -> Sequence[str]:
         """Dial what is right."""
-        return list(task.data["digits"])
+        return list(task.data["right"])
 
     def process(self, task: Task, turns: Sequence[Turn]) -> dict[str, float]:
         """Pay every right wheel once."""

@@ -37,12 +37,21 @@ def test_every_wheel_is_paid_once_and_a_wrong_digit_ends_it(vault: Any) -> None:
     assert (seen, outcome, ended, info["reward"]["process"]) == ("The vault locks.", 0.0, True, {})
 
 
+def test_a_locked_vault_stays_locked_for_the_other_calls_of_a_turn(vault: Any) -> None:
+    env = make("vault/Vault-v0")
+    env.reset(options={"index": 0})
+    right = env.task_at(0).data["right"]
+    wrong = next(d for d in "0123456789" if d != right[0])
+    _, outcome, ended, _, info = env.step(dial(wrong) + "".join(map(dial, right)))
+    assert (outcome, ended, info["reward"]["process"]) == (0.0, True, {})
+
+
 def test_a_novice_s_letters_have_the_digits_of_the_key_as_often_as_it_says(vault: Any) -> None:
     env = make("vault/Vault-v0", "novice")
     right: dict[bool, list[bool]] = {True: [], False: []}
     for index in range(600):
         data = env.task_at(index).data
-        for letter, digit in zip(data["letters"], data["digits"], strict=True):
+        for letter, digit in zip(data["letters"], data["right"], strict=True):
             right[letter in vault.UNKNOWN].append(digit == vault.KEY[letter])
     rates = {unknown: sum(found) / len(found) for unknown, found in right.items()}
     assert rates[False] == pytest.approx(0.95 + 0.05 / 10, abs=0.02)
