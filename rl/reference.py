@@ -40,9 +40,9 @@ class ReferenceReset(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Reset if it is time."""
+        """Reset if it is time; after the last step as well, since the run may be made longer."""
         scheduled = self._every > 0 and state.global_step % self._every == 0
-        if (scheduled or self._stagnates()) and state.global_step < state.max_steps:
+        if scheduled or self._stagnates():
             self._reset(kwargs["optimizer"])
             self.resets.append(state.global_step)
             self._best, self._since_best = -1.0, 0

@@ -24,6 +24,8 @@ LOCK = "train.lock"
 _COMPLETE = "COMPLETE"
 _FREE = {"track", "save_every", "show_every", "keep_checkpoints", "marker"}
 """Settings that a resumed run may change: they decide nothing about what is learned."""
+_GROWING = {"steps"}
+"""Settings that it may raise: what was learned until then is the same, and the run goes on from there."""
 
 
 class RunFolder:
@@ -33,10 +35,11 @@ class RunFolder:
         out: The folder.
         command: `sft`, `rft`, `dpo` or `train`.
         config: The run's configuration; a folder that holds another one is refused, unless that one never
-            got as far as a checkpoint.
+            got as far as a checkpoint. More `steps` than the run had make it longer, also when it was done.
 
     Raises:
-        UsageError: The folder cannot be written, holds something else, or another configuration.
+        UsageError: The folder cannot be written, holds something else, or another configuration; or a run that
+            was done is to go on, and its checkpoints are gone.
     """
 
     def __init__(self, out: Path, command: str, config: BaseModel) -> None:
@@ -50,7 +53,8 @@ class RunFolder:
         }
         if rank():  # the first of several processes has the folder; the others neither judge nor write it
             self._lock = open(os.devnull, "w", encoding="utf-8")
-            self.manifest = (_read_manifest(out) if (out / MANIFEST).exists() else None) or self.manifest
+            existing = _read_manifest(out) if (out / MANIFEST).exists() else None
+            self.manifest = self._longer(existing) if existing else self.manifest
             return
         existing = _read_manifest(out)
         writable_folder(out)
@@ -59,7 +63,9 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if existing is not None and (existing.get("status") == "done" or self._has_progress()):
                 self._check_same(existing)
-                self.manifest = existing
+                self.manifest = self._longer(existing)
+                if existing.get("status") == "done" and not self.done and self.last_checkpoint() is None:
+                    raise UsageError(f"'{out}' has no checkpoint left to go on from; choose another --out")
             write_json(out / MANIFEST, self.manifest)
         except BlockingIOError as error:
             self.close()
@@ -112,11 +118,17 @@ class RunFolder:
         if existing.get("command") != self.manifest["command"]:
             raise UsageError(f"'{self.out}' holds a run of `palestra {existing.get('command')}`; choose another --out")
         for key in new.keys() - _FREE:
-            if old.get(key) != new[key]:
+            if old.get(key) != new[key] and not _grows(key, old, new):
                 raise UsageError(
                     f"'{self.out}' holds a run with {key} = {old.get(key)!r}, not {new[key]!r}; "
                     "choose another --out, or delete that folder to start over"
                 )
+
+    def _longer(self, existing: dict[str, Any]) -> dict[str, Any]:
+        """Return the manifest of an existing run; not done if more is asked for now."""
+        old, new = existing.get("config", {}), self.manifest["config"]
+        more = {key: new[key] for key in new if _grows(key, old, new)}
+        return existing | {"config": old | more, "status": "running"} if more else existing
 
 
 class MarkComplete(TrainerCallback):
@@ -139,6 +151,10 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _grows(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return key in _GROWING and isinstance(old.get(key), int) and old[key] < new[key]
 
 
 def _read_manifest(out: Path) -> dict[str, Any] | None:

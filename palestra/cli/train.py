@@ -41,7 +41,8 @@ Example: `palestra dpo --model string-atoms --env palestra/StringCompose-v0 --ou
 """
 TRAIN_HELP = """Train with GRPO or DAPO on the environment's rewards.
 
-Running the same command again resumes from the last checkpoint. A recipe (--config) holds the same settings.
+Running the same command again resumes from the last checkpoint; with more --steps, a finished run goes on.
+A recipe (--config) holds the same settings.
 
 Placebos for a comparison: `--reward random` and `format`. Turn-level credit: `--reward both --credit step-groups`.
 ProRL: `--beta 0.05 --reset-every 100`, or `--validate-every 10 --reset-patience 5`.

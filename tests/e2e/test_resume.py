@@ -71,6 +71,27 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     assert weights[0] == weights[1] != (organism / "model.safetensors").read_bytes()
 
 
+def test_a_finished_run_goes_on_as_if_it_had_been_asked_for_at_once(
+    tmp_path: Path, organism: Path, contrast: str
+) -> None:
+    """Resets of the reference at the very step at which it ended, carried groups and validation included."""
+    size = ["--prompts", "4", "--group-size", "4", "--max-tokens", "12", "--save-every", "5", "--algo", "dapo"]
+    more = ["--beta", "0.05", "--reset-every", "4", "--validate-every", "4", "--validate-problems", "8"]
+    runs = []
+    for name, lengths in (("longer", ("8", "16")), ("at-once", ("16",))):
+        out = tmp_path / name
+        for steps in lengths:
+            finish("train", "--model", organism, "--env", contrast, "--out", out, *size, *more, "--steps", steps)
+        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+        gradients = [row["grad_norm"] for row in manifest["history"] if "grad_norm" in row]
+        scores = [row["validation/pass@1"] for row in manifest["history"] if "validation/pass@1" in row]
+        manifest["cost"].pop("seconds")
+        assert len(gradients) == 16
+        assert manifest["resets"] == [4, 8, 12, 16]
+        runs.append(((out / "model.safetensors").read_bytes(), gradients, scores, manifest["cost"]))
+    assert runs[0] == runs[1]
+
+
 @pytest.mark.parametrize("more", ["", "--lora-rank 4 --validate-every 5"], ids=["all-weights", "lora"])
 def test_kills_at_random_moments_change_nothing(more: str, organism: Path, contrast: str) -> None:
     """`bench/resume.py` in small."""

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,30 @@ def test_a_run_folder_is_refused_to_another_configuration(tmp_path: Path) -> Non
         RunFolder(out, "train", settings(out, steps=7))
     with pytest.raises(UsageError, match="holds a run of `palestra train`"):
         RunFolder(out, "sft", settings(out))
+
+
+def test_a_run_may_be_made_longer_and_not_shorter(tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    with RunFolder(out, "train", settings(out, steps=5)) as run:
+        checkpoint = out / "checkpoints" / "checkpoint-5"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "COMPLETE").touch()
+        run.finish({"episodes": 1})
+    with pytest.raises(UsageError, match="holds a run with lr = .*, not"):
+        RunFolder(out, "train", settings(out, steps=9, lr=1.0))
+    with RunFolder(out, "train", settings(out, steps=9)) as run:
+        assert not run.done
+        assert run.manifest["config"]["steps"] == 9
+    with RunFolder(out, "train", settings(out, steps=9)) as run:  # killed before it was done
+        assert not run.done
+        run.finish({"episodes": 2})
+    with pytest.raises(UsageError, match="holds a run with steps = 9, not 5"):
+        RunFolder(out, "train", settings(out, steps=5))
+    shutil.rmtree(checkpoint)
+    with pytest.raises(UsageError, match="no checkpoint left to go on from"):
+        RunFolder(out, "train", settings(out, steps=10))
+    with RunFolder(out, "train", settings(out, steps=9)) as run:
+        assert run.done, "a refused extension leaves the run as it was"
 
 
 def test_a_run_from_before_there_was_a_choice_of_sandboxes_was_local(tmp_path: Path) -> None:

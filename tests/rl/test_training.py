@@ -67,13 +67,13 @@ def steps_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_a_reset_makes_the_policy_its_own_reference(organism: Path, tmp_path: Path) -> None:
-    manifest = run(organism, tmp_path / "run", steps=6, beta=0.01, reset_every=3, save_every=4)
+    manifest = run(organism, tmp_path / "run", steps=5, beta=0.01, reset_every=3, save_every=4)
     divergence = [row["kl"] for row in steps_of(manifest)]
     assert divergence[0] == pytest.approx(0, abs=1e-6)
     assert divergence[2] > 1e-4, "the policy did not move: the reset shows nothing"
     assert divergence[3] == pytest.approx(0, abs=1e-6)
     assert manifest["resets"] == [3]
-    reference = load_file(tmp_path / "run" / "checkpoints" / "checkpoint-6" / FILE)
+    reference = load_file(tmp_path / "run" / "checkpoints" / "checkpoint-5" / FILE)
     start, end = (load_file(folder / "model.safetensors") for folder in (organism, tmp_path / "run"))
     name = "model.embed_tokens.weight"
     assert not torch.equal(reference[name], start[name])
