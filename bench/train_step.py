@@ -2,12 +2,13 @@
 
     python bench/train_step.py MODEL [--env palestra/Dice-v0] [--prompts 8] [--group-size 8] [--rounds 3] [--steps 3]
 
-Three trainers of the same model on the same tasks with the same settings (GRPO, one micro-batch, AdamW):
+Three trainers of the same model on the same tasks with the same settings (GRPO, `--micro-batch`, AdamW):
 
 - `ours`: what `palestra train` runs;
 - `rollout_func`: TRL's GRPOTrainer with a function that calls `model.generate` once per turn (generate_rollout.py);
 - `environment_factory`: TRL's GRPOTrainer with its own loop of tool calls. An organism answers in words instead of
-  calling `submit`, which ends the episode there, too.
+  calling `submit`, which ends the episode there, too. `--max-tokens` limits the whole episode here, and a turn of the
+  others: its longest episodes are shorter.
 
 `--clock cpu` counts the CPU seconds of the process instead of wall time: for a machine that has other work.
 
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--env", default="palestra/Dice-v0")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument("--micro-batch", type=int, default=16, help="episodes per pass; divides those of a step")
     parser.add_argument("--max-tokens", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
@@ -136,8 +138,8 @@ def main() -> None:
                 trainer.train()
                 rows[name] += steps.rows[1:]
     print(
-        f"{args.model}, {args.env}, {args.prompts} x {args.group_size} episodes, {args.rounds} rounds of {args.steps} "
-        f"steps, {torch.get_num_threads()} threads, {args.clock} seconds"
+        f"{args.model}, {args.env}, {args.prompts} x {args.group_size} episodes, {args.micro_batch} per pass, "
+        f"{args.rounds} rounds of {args.steps} steps, {torch.get_num_threads()} threads, {args.clock} seconds"
     )
     base = statistics.median(row["step"] for row in rows[args.arms[0]])
     for name, found in rows.items():
@@ -156,7 +158,8 @@ def configuration(args: argparse.Namespace, folder: Path) -> GRPOConfig:
     return GRPOConfig(
         output_dir=str(folder),
         max_steps=args.steps + 1,
-        per_device_train_batch_size=episodes,
+        per_device_train_batch_size=args.micro_batch,
+        gradient_accumulation_steps=episodes // args.micro_batch,
         num_generations=args.group_size,
         max_completion_length=700,
         learning_rate=1e-5,

@@ -46,12 +46,10 @@ def train(settings: TrainSettings, run: RunFolder) -> None:
     """Train until `settings.steps`, going on from the last whole checkpoint, and save the model in `run.out`.
 
     Raises:
-        UsageError: The model does not load, or the batch does not divide into micro-batches and processes.
+        UsageError: The model does not load, or the prompts do not divide into processes.
     """
     episodes = share(settings.prompts, "prompts") * settings.group_size
-    micro = min(settings.micro_batch, episodes)
-    if episodes % micro:
-        raise UsageError(f"prompts x group_size of a process ({episodes}) must be a multiple of micro_batch ({micro})")
+    micro = next(size for size in range(min(settings.micro_batch, episodes), 0, -1) if episodes % size == 0)
     if sharding() == "DEEPSPEED" and (settings.reset_every or settings.reset_patience):
         raise UsageError("DeepSpeed's weights and optimiser cannot be reset; use rl/recipes/fsdp2.yaml")
     loaded = load_model(settings.model, to_train=True)

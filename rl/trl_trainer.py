@@ -1,7 +1,8 @@
 """GRPO on TRL, whose episodes and advantages are ours, and everything else TRL's.
 
-Two seams: `rollout_func` (public) takes trajectories, and one override replaces the advantages `(rows,)` by
-`(rows, tokens)`, which TRL's losses accept. tests/rl/test_trl_contract.py fails with a sentence when TRL moves either.
+Three seams: `rollout_func` (public) takes trajectories, one override replaces the advantages `(rows,)` by
+`(rows, tokens)`, which TRL's losses accept, and one deals out the rows of a step to its micro-batches.
+tests/rl/test_trl_contract.py fails with a sentence when TRL moves one of them.
 """
 
 import time
@@ -15,8 +16,12 @@ from trl import GRPOTrainer
 from palestra.rl.credit import CREDIT_RULES, EpisodeRewards
 from palestra.rl.credit.step_groups import singleton_share, step_group_credit
 from palestra.rl.logprobs import sampling_mismatch
+from palestra.rl.microbatches import by_length
 from palestra.rl.processes import gather
 from palestra.rl.sampler import GroupSampler
+
+_TOKEN_MEANS = {"kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"}
+"""What TRL logs as the mean over a step's micro-batches of means over their tokens."""
 
 
 class AgentGRPOTrainer(GRPOTrainer):
@@ -44,6 +49,7 @@ class AgentGRPOTrainer(GRPOTrainer):
         self.sampler = sampler
         self._rule, self._credit_options, self._exact = CREDIT_RULES[credit], dict(credit_options or {}), exact
         self._seconds: dict[str, float] = {}
+        self._weights: list[float] = []
         rewards: list[Any] = [outcome, reward, process]
         super().__init__(reward_funcs=rewards, rollout_func=self._episodes, **kwargs)
 
@@ -98,15 +104,30 @@ class AgentGRPOTrainer(GRPOTrainer):
         return loss
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """Time the forward pass."""
+        """Time the forward pass, and have TRL's means over a micro-batch's tokens add up to those over the step's."""
         began = time.perf_counter()
         loss = super().compute_loss(*args, **kwargs)
         self._seconds["forward"] = self._seconds.get("forward", 0.0) + time.perf_counter() - began
+        if self.model.training:
+            for name in _TOKEN_MEANS & self._metrics["train"].keys():
+                self._metrics["train"][name][-1] *= self._weights[self._step % self.args.steps_per_generation]
         return loss
+
+    def _token_weights(self, batches: list[dict[str, Any]]) -> list[float]:
+        """Return the trained tokens of each micro-batch, of all processes, divided by their mean."""
+        tokens = torch.stack([(batch["completion_mask"] * batch["tool_mask"]).sum() for batch in batches])
+        tokens = self.accelerator.reduce(tokens.float(), reduction="sum")
+        weights: list[float] = (tokens / tokens.mean().clamp(min=1.0)).tolist()
+        return weights
 
     def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
+        before = self._buffered_inputs
         inputs = super()._prepare_inputs(*args, **kwargs)
+        if self._buffered_inputs is not before:  # a new step was sampled
+            self._buffered_inputs = by_length(self._buffered_inputs)
+            self._weights = self._token_weights(self._buffered_inputs)
+            inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         self._seconds["prepare"] = self._seconds.get("prepare", 0.0) + time.perf_counter() - began
         return inputs
 

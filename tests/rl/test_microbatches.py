@@ -1,0 +1,96 @@
+"""Micro-batches of like length: nothing is lost, nothing but padding is cut, and nothing else is learned."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palestra.envs import Reward
+from palestra.envs.tasks.string_compose import StringCompose
+from palestra.rl.microbatches import by_length
+from palestra.rl.rundir import RunFolder
+from palestra.rl.settings import TrainSettings
+from palestra.rl.train import train
+
+LENGTHS = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 9)), min_size=1, max_size=6)
+
+
+def padded(lengths: list[tuple[int, int]], first: int) -> dict[str, Any]:
+    """Rows whose tokens name the row, padded to 6 and 9 columns with zeros."""
+    prompt, tokens = torch.zeros(len(lengths), 6), torch.zeros(len(lengths), 9)
+    for row, (before, after) in enumerate(lengths):
+        prompt[row, 6 - before :] = first + row
+        tokens[row, :after] = first + row
+    return {
+        "prompt_ids": prompt,
+        "prompt_mask": (prompt > 0).int(),
+        "completion_ids": tokens,
+        "completion_mask": (tokens > 0).int(),
+        "advantages": 10 * tokens,
+        "per_row": torch.arange(first, first + len(lengths)),
+        "num_items_in_batch": torch.tensor(7),
+    }
+
+
+def row_of(batch: dict[str, Any], i: int) -> tuple[int, ...]:
+    """A row's own number, and its tokens without padding, of every column."""
+    names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
+    return (int(batch["per_row"][i]), *(int(x) for name in names for x in batch[name][i] if x))
+
+
+@given(LENGTHS, st.integers(1, 4))
+def test_rows_are_the_same_and_only_padding_is_cut(lengths: list[tuple[int, int]], count: int) -> None:
+    before = [padded(lengths, 1 + i * len(lengths)) for i in range(count)]
+    after = by_length(before)
+    assert [len(batch["per_row"]) for batch in after] == [len(lengths)] * count
+    rows = [[row_of(batch, i) for batch in batches for i in range(len(lengths))] for batches in (before, after)]
+    assert sorted(rows[0]) == sorted(rows[1])
+    for batch in after:
+        assert batch["num_items_in_batch"] == 7
+        assert batch["prompt_ids"].shape[1] == batch["prompt_mask"].sum(1).max()
+        assert batch["completion_ids"].shape == batch["advantages"].shape
+        assert batch["completion_ids"].shape[1] == max(1, batch["completion_mask"].sum(1).max())
+    longest = [int((batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).max()) for batch in after]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_short_rows_are_not_padded_to_the_longest_of_the_step() -> None:
+    batches = by_length([padded([(2, 9), (2, 1)], 1), padded([(2, 1), (2, 9)], 3)])
+    assert [batch["completion_ids"].shape for batch in batches] == [(2, 9), (2, 1)]
+
+
+@pytest.mark.parametrize("algo", ["grpo", "dapo"])
+def test_small_micro_batches_have_the_gradient_of_a_large_one(
+    algo: str, monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(StringCompose, "grade", lambda self, task, answer: Reward(float(answer > "d")))
+    logs = []
+    for micro in (4, 16):
+        settings = TrainSettings(
+            model=str(organism), env="palestra/StringCompose-v0", variant="train-atoms", out=tmp_path / str(micro),
+            algo=algo, steps=1, prompts=4, group_size=4, micro_batch=micro, max_tokens=16, track="none", beta=0.01,
+        )  # fmt: skip
+        with RunFolder(settings.out, "train", settings) as folder:
+            train(settings, folder)
+        manifest = json.loads((settings.out / "manifest.json").read_text(encoding="utf-8"))
+        logs.append(next(row for row in manifest["history"] if "loss" in row))
+    assert logs[0]["completions/min_length"] < logs[0]["completions/max_length"], "all are as long: nothing is cut"
+    assert logs[0]["grad_norm"] > 0.01
+    assert logs[0]["grad_norm"] == pytest.approx(logs[1]["grad_norm"], rel=1e-4)
+    assert logs[0]["loss"] == pytest.approx(logs[1]["loss"], abs=1e-5)
+    assert logs[0]["entropy"] == pytest.approx(logs[1]["entropy"], rel=1e-4), "a mean over the tokens of the step"
+    assert logs[0]["kl"] == pytest.approx(logs[1]["kl"], abs=1e-6)
+
+
+def test_a_batch_that_does_not_divide_has_smaller_micro_batches(organism: Path, tmp_path: Path) -> None:
+    settings = TrainSettings(
+        model=str(organism), env="palestra/StringCompose-v0", variant="train-atoms", out=tmp_path, steps=1, prompts=3,
+        group_size=5, micro_batch=8, max_tokens=16, track="none",
+    )  # fmt: skip
+    with RunFolder(tmp_path, "train", settings) as folder:
+        train(settings, folder)
+    assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["cost"]["episodes_sampled"] == 15
