@@ -37,6 +37,8 @@ class AgentGRPOTrainer(GRPOTrainer):
         **kwargs: As `trl.GRPOTrainer`, without reward functions.
     """
 
+    _buffered_inputs: list[dict[str, Any]]  # TRL's: the micro-batches of the step
+
     def __init__(
         self,
         *,
