@@ -79,6 +79,25 @@ def test_rows_carry_what_the_rollout_brought(monkeypatch: pytest.MonkeyPatch, or
     assert all(len(set(prompts[i : i + 4])) == 1 for i in range(0, 16, 4)), "groups no longer stand together"
 
 
+def test_every_pass_is_as_wide_as_its_own_longest_episode(
+    monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
+) -> None:
+    passes: list[tuple[int, int]] = []
+    loss = GRPOTrainer._compute_loss
+
+    def noted(self: Any, model: Any, inputs: dict[str, Any]) -> Any:
+        passes.append((inputs["completion_ids"].shape[1], int(inputs["completion_mask"].sum(1).max())))
+        return loss(self, model, inputs)
+
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", noted)
+    captured_batch(monkeypatch, organism, tmp_path / "run", micro_batch=4)
+    widths = [width for width, _ in passes]
+    assert len(passes) == 4
+    assert all(width == longest for width, longest in passes), "TRL no longer takes its micro-batches from our seam"
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] > widths[-1], "nobody sorted them, or all are as long"
+
+
 def samples_of(*trajectories: Trajectory) -> list[Sample]:
     return [Sample(t, 0, None if t.stop == "error" else t.outcome) for t in trajectories]
 
