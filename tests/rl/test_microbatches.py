@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from trl import GRPOTrainer
 
 from palestra.envs import Reward
 from palestra.envs.tasks.string_compose import StringCompose
@@ -86,11 +87,21 @@ def test_small_micro_batches_have_the_gradient_of_a_large_one(
     assert logs[0]["kl"] == pytest.approx(logs[1]["kl"], abs=1e-6)
 
 
-def test_a_batch_that_does_not_divide_has_smaller_micro_batches(organism: Path, tmp_path: Path) -> None:
+def test_a_batch_that_does_not_divide_has_smaller_micro_batches(
+    monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
+) -> None:
+    passes: list[int] = []
+    loss = GRPOTrainer._compute_loss
+
+    def noted(self: Any, model: Any, inputs: dict[str, Any]) -> Any:
+        passes.append(len(inputs["completion_ids"]))
+        return loss(self, model, inputs)
+
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", noted)
     settings = TrainSettings(
         model=str(organism), env="palestra/StringCompose-v0", variant="train-atoms", out=tmp_path, steps=1, prompts=3,
         group_size=5, micro_batch=8, max_tokens=16, track="none",
     )  # fmt: skip
     with RunFolder(tmp_path, "train", settings) as folder:
         train(settings, folder)
-    assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["cost"]["episodes_sampled"] == 15
+    assert passes == [5, 5, 5]
