@@ -113,8 +113,7 @@ class ChatServer:
         except (_Unavailable, UsageError):
             raise
         except Exception as failure:  # an environment that broke costs its own episode
-            played.trajectory.stop = "error"
-            played.trajectory.error = f"{type(failure).__name__}: {failure}"[:500]
+            played.trajectory.fail(failure)
             with suppress(Exception):
                 env.close()
         played.trajectory.wall_s = time.perf_counter() - started
@@ -128,14 +127,15 @@ class ChatServer:
         t.messages.append({"role": "user", "content": observation})
         sent: list[dict[str, str]] = [{"role": "system", "content": env.system_prompt()}, *t.messages]
         while not t.stop:
-            action = self._turn(sent, (episode.seed + len(t.turns)) & _SEEDS, played)
-            if action is None:
+            turn = self._turn(sent, (episode.seed + len(t.turns)) & _SEEDS, played)
+            if turn is None:
                 t.stop = "length"
                 env.end_episode()
                 return
+            action, cut = turn
             t.messages.append({"role": "assistant", "content": action})
             observation, _, terminated, truncated, info = env.step(action)
-            t.turns.append(TurnSpan(0, 0, dict(info["reward"]["process"]), kind=info["kind"]))
+            t.turns.append(TurnSpan(0, 0, dict(info["reward"]["process"]), kind=info["kind"], cut=cut))
             t.outcome = info["reward"]["outcome"]
             if observation:
                 t.messages.append({"role": info["role"], "content": observation})
@@ -143,8 +143,8 @@ class ChatServer:
             if terminated or truncated:
                 t.stop = "answer" if terminated else "turns"
 
-    def _turn(self, messages: list[dict[str, str]], seed: int, played: ServedEpisode) -> str | None:
-        """Have the server write a turn; None where the context is full."""
+    def _turn(self, messages: list[dict[str, str]], seed: int, played: ServedEpisode) -> tuple[str, bool] | None:
+        """Have the server write a turn, and whether its limit cut it; None where the context is full."""
         openai: Any = self._openai
         try:
             answer = self._client.chat.completions.create(
@@ -169,7 +169,8 @@ class ChatServer:
         if answer.usage is not None:
             played.tokens_in = answer.usage.prompt_tokens - played.tokens_out
             played.tokens_out += answer.usage.completion_tokens
-        return answer.choices[0].message.content or ""
+        choice = answer.choices[0]
+        return choice.message.content or "", choice.finish_reason == "length"
 
 
 class _Unavailable(PalestraError):

@@ -54,7 +54,7 @@ def check_model(name: str) -> str:
         raise UsageError(f"'{name}' is a file; --model takes the folder that holds config.json")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.parent.exists():
         return name
-    siblings = [p.name for p in path.parent.glob("*") if p.is_dir()] if path.parent.is_dir() else []
+    siblings = [p.name for p in path.parent.glob("*") if (p / "config.json").is_file() or is_adapter(str(p))]
     if siblings:
         raise unknown_name(f"model folder in '{path.parent}'", path.name, siblings)
     raise UsageError(

@@ -210,10 +210,8 @@ class _Loop:
             else:
                 completion, answer = value
                 r.new = _read(r, completion, answer, self._codec)
-        except PalestraError as failure:
-            r.trajectory.stop, r.trajectory.error = "error", str(failure)
         except Exception as failure:
-            r.trajectory.stop, r.trajectory.error = "error", f"{type(failure).__name__}: {failure}"[:500]
+            r.trajectory.fail(failure)
         if r.trajectory.stop:
             return True
         if self._max_length is not None and len(r.ids) + self._params.max_tokens > self._max_length:
@@ -271,7 +269,7 @@ def _opening(env: TextEnv, episode: Episode, codec: ChatCodec) -> Trajectory:
         try:
             _read(r, completion, _step(r, action), codec)
         except PalestraError as error:
-            trajectory.stop, trajectory.error = "error", str(error)
+            trajectory.fail(error)
         if trajectory.stop:
             break
     return trajectory
@@ -282,7 +280,7 @@ def _write(r: _Running, completion: Completion, codec: ChatCodec) -> str:
     t = r.trajectory
     start = len(t.completion_ids)
     _extend(r, completion.ids, 1, completion.logprobs)
-    t.turns.append(TurnSpan(start, len(t.completion_ids)))
+    t.turns.append(TurnSpan(start, len(t.completion_ids), cut=completion.stop == "length"))
     action = codec.decode(completion.ids)
     t.messages.append({"role": "assistant", "content": action})
     return action

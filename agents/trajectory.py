@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from palestra.envs.core import TaskId
+from palestra.envs.errors import PalestraError
 
 
 @dataclass(slots=True)
@@ -20,6 +21,8 @@ class TurnSpan:
     """Names the state in which the turn began (`TextEnv.anchor`)."""
     kind: str = ""
     """What the environment took the turn for: `tool`, `answer` or `malformed`; empty if it did not say."""
+    cut: bool = False
+    """Whether the limit of tokens per turn ended it, and not the model."""
 
 
 @dataclass(slots=True)
@@ -60,6 +63,11 @@ class Trajectory:
     def sampled(self) -> int:
         """Number of tokens the model wrote."""
         return sum(self.mask)
+
+    def fail(self, failure: Exception) -> None:
+        """End the episode with stop `error`: what it met says nothing about the model."""
+        text = str(failure) if isinstance(failure, PalestraError) else f"{type(failure).__name__}: {failure}"
+        self.stop, self.error = "error", text[:500]
 
     def to_json(self) -> dict[str, Any]:
         """Return what people read (messages, rewards, how it ended) and the tokens behind it, where there are any."""

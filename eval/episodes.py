@@ -13,6 +13,7 @@ from palestra.agents.policies import OraclePolicy, RandomPolicy, play
 from palestra.agents.rollout import Episode
 from palestra.agents.trajectory import Trajectory
 from palestra.envs.answers import extract_answer
+from palestra.envs.core import TaskId
 from palestra.envs.errors import UsageError
 from palestra.envs.registry import make
 from palestra.eval.records import SampleId, SampleRecord
@@ -100,6 +101,7 @@ def record(settings: EvalSettings, played: Played) -> SampleRecord:
         answer=answer_digest(trajectory.messages, fenced=_fenced(settings.env, variant)),
         logprob=None if played.logprob is None else round(played.logprob, 4),
         tokens_drawn=played.tokens_drawn,
+        cut=sum(turn.cut for turn in trajectory.turns),
     )
 
 
@@ -124,7 +126,14 @@ def _policy_episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[P
         envs = {variant: made.enter_context(make(settings.env, variant)) for variant in settings.variant}
         for key in todo:
             policy = OraclePolicy() if settings.model == "oracle" else RandomPolicy(_seed(settings, key))
-            yield Played(key, play(envs[key[0]], policy, key[1]), 0, 0)
+            env = envs[key[0]]
+            try:
+                trajectory = play(env, policy, key[1])
+            except Exception as failure:  # an environment that broke costs its own episode
+                trajectory = Trajectory(TaskId(env.env_id, env.variant, key[1]), "")
+                trajectory.fail(failure)
+                envs[key[0]] = made.enter_context(make(settings.env, key[0]))
+            yield Played(key, trajectory, 0, 0)
 
 
 def _local_episodes(settings: EvalSettings, todo: list[SampleId]) -> Iterator[Played]:

@@ -1,6 +1,7 @@
 """Runs for other tools: inspect's log, a Parquet table, a trackio project. Nothing leaves the machine."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -34,10 +35,8 @@ def to_parquet(run: str | Path, out: str | Path) -> int:
     names = list(dict.fromkeys(name for row in rows for name in row))
     types = {"seed": pa.uint64()}
     columns = {name: pa.array([row.get(name) for row in rows], types.get(name)) for name in names}
-    try:
+    with _written_to(out):
         pq.write_table(pa.table(columns), out, compression="zstd")
-    except OSError as error:
-        raise UsageError(f"cannot write {out} ({error}); choose another file.") from error
     return len(rows)
 
 
@@ -48,7 +47,7 @@ def to_inspect(run: str | Path, out: str | Path) -> int:
 
     Raises:
         MissingPrerequisiteError: inspect-ai is not installed.
-        UsageError: `out` does not end in .eval, or `run` is no run.
+        UsageError: `out` does not end in .eval or cannot be written, or `run` is no run.
         PalestraError: A line or a trajectory is damaged.
     """
     try:
@@ -83,7 +82,8 @@ def to_inspect(run: str | Path, out: str | Path) -> int:
         ),
         samples=shown,
     )
-    log.write_eval_log(written, str(Path(out).resolve()))
+    with _written_to(out):
+        log.write_eval_log(written, str(Path(out).resolve()))
     return len(samples)
 
 
@@ -107,6 +107,16 @@ def to_trackio(run: str | Path, project: str) -> int:
         trackio.log({f"{name}/pass@k": curve[k] for name, curve in curves.items() if k in curve}, step=k)
     trackio.finish()
     return sum(map(len, curves.values()))
+
+
+@contextmanager
+def _written_to(out: str | Path) -> Iterator[None]:
+    """Make the folder of a file that is about to be written, and say it in a sentence if either fails."""
+    try:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot write {out} ({error.strerror or error}); choose another file.") from error
 
 
 def _by_variant(samples: list[SampleRecord]) -> Iterable[tuple[str, list[SampleRecord]]]:

@@ -71,6 +71,8 @@ class SampleRecord:
     """Log-probability of all the model wrote, under the sampling temperature, in nats."""
     tokens_drawn: int | None = None
     """Tokens that were sampled to get this episode, where that is more than it holds (power sampling)."""
+    cut: int = 0
+    """Turns that the limit of tokens per turn ended, and not the model."""
 
     def __post_init__(self) -> None:
         if self.outcome not in (0.0, 1.0):

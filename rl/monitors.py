@@ -155,12 +155,13 @@ def is_repetitive(text: str, *, size: int = 8, least: int = 64) -> bool:
 
 
 class CollapseMonitor:
-    """Warns of the three signs of a collapse that RAGEN (arXiv 2504.20073) and DAPO (2503.14476) describe.
+    """Warns of a collapse, and of the signs of one that RAGEN (arXiv 2504.20073) and DAPO (2503.14476) describe.
 
     - The reward's standard deviation inside groups halves and the outcome does not rise: nothing is left to
       compare, and the reward is about to fall. Where the outcome rises, the deviation falls because tasks
       are solved, and nothing is said.
     - Entropy falls under 15% of what it was in the first block, before 95% is solved.
+    - The outcome falls to under two thirds of its best block.
     - The gradient's norm is not finite, or 10 times its median over the last two windows.
 
     Args:
@@ -171,6 +172,7 @@ class CollapseMonitor:
         self.window = window
         self._block: dict[str, list[float]] = {"outcome": [], "deviation": [], "entropy": []}
         self._reference: dict[str, list[float]] | None = None
+        self._best: list[float] | None = None
         self._first_entropy: float | None = None
         self._entropy_said = False
         self._norms: list[float] = []
@@ -190,7 +192,7 @@ class CollapseMonitor:
             self._block[name].append(value)
         if len(self._block["outcome"]) == self.window:
             block, self._block = self._block, {name: [] for name in self._block}
-            warnings += self._variance(block) + self._entropy(block)
+            warnings += self._variance(block) + self._entropy(block) + self._fall(block["outcome"])
         return warnings
 
     def _variance(self, block: dict[str, list[float]]) -> list[str]:
@@ -225,6 +227,19 @@ class CollapseMonitor:
             f"{_mean(block['outcome']):.0%} solved: little is explored any more"
         ]
 
+    def _fall(self, outcome: list[float]) -> list[str]:
+        best = self._best
+        if best is None or _mean(outcome) >= _mean(best):
+            self._best = outcome
+            return []
+        if _mean(outcome) > _mean(best) * 2 / 3 or not _exceeds(best, outcome):
+            return []
+        self._best = outcome
+        return [
+            f"the share solved fell from {_mean(best):.1%} to {_mean(outcome):.1%}: training undoes what the model "
+            "could do; a lower --lr, more --prompts, or --beta hold it"
+        ]
+
     def _spike(self, norm: float) -> list[str]:
         usual = median(self._norms) if len(self._norms) >= self.window else None
         spike = not math.isfinite(norm) or (usual is not None and norm > 10 * usual)
@@ -244,6 +259,7 @@ class CollapseMonitor:
         state = {
             "block": self._block,
             "reference": self._reference,
+            "best": self._best,
             "first_entropy": self._first_entropy,
             "entropy_said": self._entropy_said,
             "norms": self._norms,
@@ -254,8 +270,46 @@ class CollapseMonitor:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self._block, self._reference, self._norms = deepcopy((state["block"], state["reference"], state["norms"]))
+        self._best = list(state["best"]) if state.get("best") else None
         self._first_entropy, self._entropy_said = state["first_entropy"], state["entropy_said"]
         self._quiet = state["quiet"]
+
+
+class LimitMonitor:
+    """Says once that the limit of tokens per turn ends many turns: what was cut is seldom right, whatever was learned.
+
+    Args:
+        window: Steps after which it judges.
+        share: Of turns, from which it speaks.
+    """
+
+    def __init__(self, *, window: int = 10, share: float = 0.2) -> None:
+        self.window, self.share = window, share
+        self._steps, self._cut, self._turns = 0, 0, 0
+        self._said = False
+
+    def update(self, cut: Sequence[bool], limit: int) -> list[str]:
+        """Take whether the limit cut each turn of a step; returns at most one warning."""
+        self._steps += 1
+        self._cut += sum(cut)
+        self._turns += len(cut)
+        if self._said or self._steps < self.window:
+            return []
+        found = self._cut / max(1, self._turns)
+        self._steps = self._cut = self._turns = 0
+        if found < self.share:
+            return []
+        self._said = True
+        return [f"--max-tokens {limit} cut {found:.0%} of the turns of the last {self.window} steps: raise it"]
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run has to restore."""
+        return {"steps": self._steps, "cut": self._cut, "turns": self._turns, "said": self._said}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self._steps, self._cut, self._turns = state["steps"], state["cut"], state["turns"]
+        self._said = state["said"]
 
 
 def _share(block: Mapping[str, Any]) -> float:

@@ -12,12 +12,13 @@ from palestra.agents.trajectory import Trajectory
 from palestra.envs.core import ProcessTerm
 from palestra.envs.errors import PalestraError
 from palestra.rl.credit import EpisodeRewards
-from palestra.rl.monitors import CollapseMonitor, HackingMonitor, RepetitionMonitor
+from palestra.rl.monitors import CollapseMonitor, HackingMonitor, LimitMonitor, RepetitionMonitor
 from palestra.rl.sampler import GroupSampler, Sample
 
 logger = logging.getLogger(__name__)
 
 EPISODES_FILE = "episodes.txt"
+_MONITORS = ("hacking", "repetition", "collapse", "limit")
 
 
 class Watch(TrainerCallback):
@@ -35,6 +36,7 @@ class Watch(TrainerCallback):
         self.hacking = HackingMonitor({name: term.high for name, term in terms.items()})
         self.repetition = RepetitionMonitor()
         self.collapse = CollapseMonitor()
+        self.limit = LimitMonitor()
         self.warnings: list[str] = []
         """All that was said, each with its step."""
 
@@ -62,6 +64,8 @@ class Watch(TrainerCallback):
         episodes = [_rewards(sample) for group in groups for sample in group]
         size = self._sampler.settings.group_size
         said = self.hacking.update(episodes, size) + self.repetition.update([_turns(group) for group in groups])
+        cut = [turn.cut for group in groups for sample in group for turn in sample.trajectory.turns]
+        said += self.limit.update(cut, self._sampler.settings.params.max_tokens)
         deviations = [pstdev(rewards) for group in groups if len(rewards := _paid(group)) > 1]
         outcomes = [e.outcome for e in episodes if e.outcome is not None]
         if deviations and outcomes:
@@ -93,13 +97,14 @@ class Watch(TrainerCallback):
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run has to restore."""
-        monitors = {name: getattr(self, name).state() for name in ("hacking", "repetition", "collapse")}
+        monitors = {name: getattr(self, name).state() for name in _MONITORS}
         return {**monitors, "warnings": self.warnings}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        for name in ("hacking", "repetition", "collapse"):
-            getattr(self, name).restore(state[name])
+        for name in _MONITORS:
+            if name in state:  # checkpoints of older versions have fewer
+                getattr(self, name).restore(state[name])
         self.warnings = list(state["warnings"])
 
 

@@ -11,7 +11,9 @@ Conversation = list[dict[str, Any]]
 
 
 @contextmanager
-def scripted_openai(reply: Callable[[Conversation], str]) -> Iterator[tuple[str, list[Conversation]]]:
+def scripted_openai(
+    reply: Callable[[Conversation], str], finish_reason: str = "stop"
+) -> Iterator[tuple[str, list[Conversation]]]:
     """Serve `reply(messages)` on a free port; yields the base URL and the conversations that were sent."""
     seen: list[Conversation] = []
 
@@ -24,7 +26,7 @@ def scripted_openai(reply: Callable[[Conversation], str]) -> Iterator[tuple[str,
             common = {"id": f"chatcmpl-{len(seen)}", "created": 0, "model": request["model"]}
             if request.get("stream"):
                 whole = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
-                end = {"index": 0, "delta": {}, "finish_reason": "stop"}
+                end = {"index": 0, "delta": {}, "finish_reason": finish_reason}
                 chunks: list[dict[str, Any]] = [{"choices": [whole]}, {"choices": [end]}]
                 if (request.get("stream_options") or {}).get("include_usage"):
                     chunks.append({"choices": [], "usage": usage})
@@ -33,7 +35,7 @@ def scripted_openai(reply: Callable[[Conversation], str]) -> Iterator[tuple[str,
                 self.answer("text/event-stream", body)
             else:
                 message = {"role": "assistant", "content": text}
-                choice = {"index": 0, "message": message, "finish_reason": "stop"}
+                choice = {"index": 0, "message": message, "finish_reason": finish_reason}
                 value = {**common, "object": "chat.completion", "choices": [choice], "usage": usage}
                 self.answer("application/json", json.dumps(value))
 

@@ -27,17 +27,20 @@ def evaluate(settings: EvalSettings) -> None:
 
     samples = read_samples(settings.out)
     for variant in settings.variant:
-        outcomes = [s.outcome for s in samples if s.variant == variant]
-        if not outcomes:  # of a shard with a higher number than there are samples
+        drawn = [s for s in samples if s.variant == variant]
+        if not drawn:  # of a shard with a higher number than there are samples
             typer.echo(f"{variant}: no sample is in shard {settings.shard}")
             continue
-        problems = len({s.problem for s in samples if s.variant == variant})
-        cut = sum(s.stop == "length" for s in samples if s.variant == variant) / len(outcomes)
-        note = f" (the context was full in {cut:.1%}: lower --max-tokens, or take another model)" if cut else ""
+        problems = len({s.problem for s in drawn})
+        full = sum(s.stop == "length" for s in drawn) / len(drawn)
+        note = f" (the context was full in {full:.1%}: lower --max-tokens, or take another model)" if full else ""
+        cut = sum(s.cut > 0 for s in drawn) / len(drawn)
+        if cut:
+            note += f" (--max-tokens {settings.max_tokens} cut a turn in {cut:.1%}: raise it, with another --out)"
         if settings.problems is None and problems < PROBLEMS:
             note += " (all the problems there are)"
         typer.echo(
-            f"{variant}: pass@1 {sum(outcomes) / len(outcomes):.3f} over {len(outcomes)} episodes of "
+            f"{variant}: pass@1 {sum(s.outcome for s in drawn) / len(drawn):.3f} over {len(drawn)} episodes of "
             f"{problems} problems{note}"
         )
     typer.echo(

@@ -32,19 +32,21 @@ def exact(
 
     Example: `palestra exact --model string-atoms --env palestra/StringCompose-v0 --variant atoms --problems 10`
     """
-    from palestra.agents.codec import ChatCodec
-    from palestra.agents.models import load_model
     from palestra.cli.models import resolve_model
     from palestra.envs import make
     from palestra.envs.errors import UsageError
-    from palestra.eval.exact import success_probability
-    from palestra.eval.stats.exact import theta_curve
 
     if not 0 < temperature < math.inf:
         raise UsageError(f"the temperature must be a number above 0, not {temperature:g}.")
     if not 0 <= tolerance < 1:
         raise UsageError(f"the tolerance must lie in [0, 1), not {tolerance:g}.")
     name = resolve_model(model)
+
+    from palestra.agents.codec import ChatCodec
+    from palestra.agents.models import load_model
+    from palestra.eval.exact import success_probability
+    from palestra.eval.stats.exact import theta_curve
+
     indices = make(env, variant).distinct_indices(problems, or_all=True)
     loaded = load_model(name)
     codec = ChatCodec(loaded.tokenizer)

@@ -59,6 +59,13 @@ def test_tools_are_called_over_several_turns(tmp_path: Path) -> None:
     assert roles == ["user", "assistant", "tool", "assistant", "tool", "assistant"]
 
 
+@pytest.mark.parametrize(("reason", "cut"), [("stop", 0), ("length", 1)])
+def test_turns_that_the_limit_cut_are_counted(tmp_path: Path, reason: str, cut: int) -> None:
+    with scripted_openai(lambda messages: "<answer>x</answer>", reason) as (url, _):
+        evaluate(settings(tmp_path, url, samples=1))
+    assert [s.cut for s in read_samples(tmp_path)] == [cut] * 3
+
+
 def test_a_run_goes_on_where_the_server_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("palestra.agents.chat_server.RETRIES", 0)
     with scripted_openai(lambda messages: "<answer>x</answer>") as (url, _):

@@ -56,6 +56,19 @@ def test_the_weights_of_an_adapter_are_its_own_and_those_of_its_base(adapter: Pa
     assert weight_files(str(organism)) == [organism / "model.safetensors"]
 
 
+def test_only_models_are_suggested(tmp_path: Path) -> None:
+    for name in ("arm-1", "arm-1-eval", "adapter-1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "arm-1-eval" / "manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UsageError, match="there is no model at '.*arm-2'"):
+        check_model(str(tmp_path / "arm-2"))
+    (tmp_path / "arm-1" / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "adapter-1" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UsageError, match="did you mean 'arm-1'") as raised:
+        check_model(str(tmp_path / "arm-2"))
+    assert "eval" not in str(raised.value)
+
+
 def test_an_adapter_that_cannot_be_loaded_says_why(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,7 +77,7 @@ def test_an_adapter_that_cannot_be_loaded_says_why(
     config = json.loads((lost / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = str(tmp_path / "gone")
     (lost / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(UsageError, match="'.*lost' is an adapter of '.*gone' .*: unknown model folder"):
+    with pytest.raises(UsageError, match="'.*lost' is an adapter of '.*gone' .*: (unknown model|there is no model)"):
         check_model(str(lost))
     (lost / "adapter_config.json").write_text("[]", encoding="utf-8")
     with pytest.raises(UsageError, match="cannot be read"):

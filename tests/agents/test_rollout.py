@@ -115,6 +115,14 @@ def test_an_episode_that_cannot_fit_ends_with_length() -> None:
     assert (first.stop, first.outcome, first.turns) == ("length", 0.0, [])
 
 
+@pytest.mark.parametrize("cut", [None, 3])
+def test_turns_that_the_limit_cut_are_marked(cut: int | None) -> None:
+    engine = OracleEngine("palestra/StringCompose-v0", "test", [0], cut=cut)
+    make_env = partial(make, "palestra/StringCompose-v0", "test")
+    [(_, episode)] = rollout(make_env, [Episode(0, 0)], engine, CODEC, SamplingParams(50))
+    assert [turn.cut for turn in episode.turns] == [cut is not None]
+
+
 def test_a_cut_turn_is_malformed_and_the_episode_goes_on() -> None:
     engine = OracleEngine("palestra/StringCompose-v0", "test-tool", [0], cut=3)
     running = rollout(

@@ -51,8 +51,11 @@ def test_a_parquet_table_has_a_row_per_sample(run: Path, tmp_path: Path) -> None
     assert table.column("outcome").to_pylist() == [row["outcome"] for row in rows]
     assert table.column("process_format").to_pylist() == [1.0] * 20
     assert table.column("seed").to_pylist() == [2**64 - 1] * 20
-    with pytest.raises(UsageError, match="cannot write"):
-        to_parquet(run, tmp_path / "none" / "x.parquet")
+    assert to_parquet(run, tmp_path / "new" / "folder" / "x.parquet") == 20
+    with pytest.raises(UsageError, match="cannot write .*; choose another file"):
+        to_parquet(run, tmp_path / "x.parquet" / "y.parquet")
+    with pytest.raises(UsageError, match="cannot write .*; choose another file"):
+        to_parquet(run, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from scripted_sandbox import ScriptedSandbox
 
-from palestra.envs.errors import UsageError
+from palestra.envs.core import Reward, Task
+from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.sandbox import shared
 from palestra.envs.sandbox.shared import default_sandbox, shared_sandbox, use_sandbox
+from palestra.envs.tasks.dice import Dice
 from palestra.eval import episodes
 from palestra.eval.episodes import banned_ids
 from palestra.eval.run import evaluate
@@ -31,6 +33,23 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(shared, "_opened", {})
     yield
     use_sandbox("local")
+
+
+def test_an_environment_that_raises_costs_its_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grade, broken = Dice.grade, []
+
+    def raising(self: Dice, task: Task, answer: str) -> Reward:
+        if not broken:
+            broken.append(task.key)
+            raise ZeroDivisionError("no sides")
+        return grade(self, task, answer)
+
+    monkeypatch.setattr(Dice, "grade", raising)
+    with pytest.raises(PalestraError, match=r"1 episodes ended .* \(ZeroDivisionError: no sides\)"):
+        evaluate(settings(tmp_path, samples=2))
+    assert [s.error for s in read_samples(tmp_path)] == ["ZeroDivisionError: no sides", None, None, None]
+    evaluate(settings(tmp_path, samples=2))  # what broke is drawn again
+    assert [(s.outcome, s.error) for s in read_samples(tmp_path)] == [(1.0, None)] * 4
 
 
 def test_the_sandbox_is_chosen_and_recorded(tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from palestra.rl.credit import EpisodeRewards
-from palestra.rl.monitors import CollapseMonitor, HackingMonitor, RepetitionMonitor, _effective, is_repetitive
+from palestra.rl.monitors import (
+    CollapseMonitor,
+    HackingMonitor,
+    LimitMonitor,
+    RepetitionMonitor,
+    _effective,
+    is_repetitive,
+)
 
 MAXIMA = {"calls": 0.4, "format": 0.6, "waste": 0.0}
 
@@ -132,6 +139,27 @@ def test_a_spike_of_the_gradient_is_told_at_once_and_not_every_step() -> None:
     assert not collapse([{"gradient_norm": 0.0}] * 9 + [{}] * 9), "steps without contrast are no measure"
 
 
+def test_a_fall_of_the_outcome_is_told_against_the_best_block() -> None:
+    better, worse, worst = {"outcome": 0.4}, {"outcome": 0.25}, {"outcome": 0.1}
+    [(step, text)] = collapse([{}] * 2 + [better] * 2 + [worse] * 4)
+    assert step == 5
+    assert text.startswith(
+        "the share solved fell from 40.0% to 25.0%: training undoes what the model could do; a lower"
+    )
+    assert [step for step, _ in collapse([better] * 2 + [worse] * 2 + [worst] * 2)] == [3, 5]
+    assert not collapse([better] * 2 + [{"outcome": 0.28}] * 6), "a third is not lost"
+    assert not collapse([{"outcome": p} for p in (0.6, 0.2, 0.3, 0.1, 0.35, 0.3, 0.2, 0.1)]), "noise of single steps"
+
+
+def test_a_limit_that_cuts_many_turns_is_told_once() -> None:
+    monitor = LimitMonitor(window=2)
+    few, many = [True] * 3 + [False] * 17, [True] * 6 + [False] * 14
+    assert [monitor.update(turns, 64) for turns in (few, few, few)] == [[], [], []]
+    assert monitor.update(many, 64) == ["--max-tokens 64 cut 22% of the turns of the last 2 steps: raise it"]
+    assert not [said for _ in range(6) for said in monitor.update(many, 64)]
+    assert not LimitMonitor(window=1).update([], 64)
+
+
 @pytest.mark.parametrize("norm", [float("nan"), float("inf")])
 def test_a_gradient_that_is_no_number_is_told_even_in_the_first_step(norm: float) -> None:
     [(step, text)] = collapse([{"gradient_norm": norm}, {}, {}])
@@ -179,6 +207,8 @@ def steps(monitor: Any, first: int, last: int) -> list[str]:
         elif isinstance(monitor, HackingMonitor):
             terms = [0.4, 0.6] if bad else []
             said += monitor.update([episode(0, *(terms if rng.random() < 0.5 else [])) for _ in range(30)], 3)
+        elif isinstance(monitor, LimitMonitor):
+            said += monitor.update([bad and rng.random() < 0.5 for _ in range(30)], 64)
         else:
             said += monitor.update([["!" * 80 if bad and rng.random() < 0.5 else "fine"] for _ in range(30)])
     return said
@@ -190,6 +220,7 @@ def steps(monitor: Any, first: int, last: int) -> list[str]:
         lambda: HackingMonitor(MAXIMA, window=4),
         lambda: CollapseMonitor(window=4),
         lambda: RepetitionMonitor(window=4),
+        lambda: LimitMonitor(window=4),
     ],
 )
 @pytest.mark.parametrize("at", [0, 7, 13, 18])
