@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -34,8 +35,9 @@ class ProgressReport:
         self.title, self.unit, self.total = title, unit, total
         self.done = self._before = done
         self.text = ""
-        self._began = self._last_line = time.perf_counter()
+        self._began = time.perf_counter()
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._over = threading.Event()
         self._bar: Progress | None = None
         if sys.stderr.isatty() and self._console.is_terminal and "CI" not in os.environ:
             self._bar = Progress(
@@ -51,6 +53,9 @@ class ProgressReport:
             )
             self._bar.start()
             self._task = self._bar.add_task(title, total=total, completed=done, text="")
+        else:
+            # Also of work of which nothing is done for long.
+            threading.Thread(target=self._tell, name="palestra-progress", daemon=True).start()
 
     def update(self, done: int, text: str | None = None) -> None:
         """Report that `done` are done in all, with a short text such as the latest metrics."""
@@ -58,11 +63,10 @@ class ProgressReport:
         self.text = self.text if text is None else text
         if self._bar is not None:
             self._bar.update(self._task, completed=done, text=self.text)
-        elif time.perf_counter() - self._last_line >= LINE_EVERY_S:
-            self._line()
 
     def close(self) -> None:
         """Leave the last state on the screen."""
+        self._over.set()
         if self._bar is not None:
             self._bar.stop()
         else:
@@ -76,10 +80,12 @@ class ProgressReport:
     ) -> None:
         self.close()
 
+    def _tell(self) -> None:
+        while not self._over.wait(LINE_EVERY_S):
+            self._line()
+
     def _line(self) -> None:
-        self._last_line = time.perf_counter()
-        elapsed = self._last_line - self._began
-        left = (self.total - self.done) * elapsed / max(1, self.done - self._before)
-        self._console.print(
-            f"{self.title}: {self.done}/{self.total} {self.unit}, {elapsed:.0f} s, {left:.0f} s left  {self.text}"
-        )
+        elapsed = time.perf_counter() - self._began
+        new = self.done - self._before
+        left = f", {(self.total - self.done) * elapsed / new:.0f} s left" if new else ""
+        self._console.print(f"{self.title}: {self.done}/{self.total} {self.unit}, {elapsed:.0f} s{left}  {self.text}")

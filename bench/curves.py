@@ -76,7 +76,9 @@ def read(run: str) -> Curve:
 def interval(values: Sequence[float]) -> str:
     """Return mean and 95 % t interval."""
     mean = float(np.mean(values))
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)) if len(values) > 1 else math.nan
+    if len(values) == 1:
+        return f"{mean:+.3f} (one run)"
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
 
 
@@ -84,8 +86,10 @@ def ratio(values: Sequence[float]) -> str:
     """Return geometric mean and 95 % t interval of ratios, or what there is where an arm never got there."""
     if not all(0 < v < math.inf for v in values):
         return "not defined: " + ", ".join("never" if v in (0.0, math.inf) else f"{v:.2f}" for v in values)
+    if len(values) == 1:
+        return f"{values[0]:.2f} (one run)"
     logs = np.log(values)
-    half = float(stats.t.ppf(0.975, len(logs) - 1) * stats.sem(logs)) if len(logs) > 1 else math.nan
+    half = float(stats.t.ppf(0.975, len(logs) - 1) * stats.sem(logs))
     return f"{np.exp(logs.mean()):.2f} [{np.exp(logs.mean() - half):.2f}, {np.exp(logs.mean() + half):.2f}]"
 
 

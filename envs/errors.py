@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from unicodedata import category
 
 
 class PalestraError(Exception):
@@ -20,6 +21,20 @@ class MissingPrerequisiteError(PalestraError):
     """Something that must be installed or switched on is missing; the message says how (exit code 5)."""
 
     exit_code = 5
+
+
+_JOINERS = "\n\t\u200c\u200d"
+"""Invisible as well, and part of ordinary text."""
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of what is no visible character."""
+
+
+def visible(text: str) -> str:
+    """Show control characters instead of sending them: a model's text must not steer a terminal.
+
+    So are those that turn the order of the characters around or take no room: they would show another text.
+    """
+    return "".join(c if c in _JOINERS or category(c) not in _UNSEEN else f"\\x{ord(c):02x}" for c in text)
 
 
 _FEW = 30

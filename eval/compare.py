@@ -90,6 +90,7 @@ def compare_runs(
     check_used(reaches, loaded)
     rule = VerdictRule(alpha=alpha, resamples=resamples, seed=seed)
     names = sorted(loaded[0].outcomes, key=lambda name: (name != "test", name))
+    warnings = tuple(f"{run.info.label} {what}" for run in loaded for what in _lacking(run))
     return Comparison(
         env=loaded[0].env,
         sampling=loaded[0].info.manifest["sampling"],
@@ -99,7 +100,8 @@ def compare_runs(
         alpha=alpha,
         resamples=resamples,
         seed=seed,
-        notes=(*_notes(loaded, n), *_chance_notes(guesser)),
+        notes=(*warnings, *_notes(loaded, n), *_chance_notes(guesser)),
+        warnings=warnings,
     )
 
 
@@ -219,15 +221,6 @@ def _base_low(
 
 def _notes(runs: Sequence[LoadedRun], n: int) -> list[str]:
     notes = []
-    for run in runs:
-        drawn, asked = run.samples_per_problem(), run.info.manifest.get("samples")
-        if run.info.manifest["status"] != "done":
-            notes.append(f"{run.info.label} is not finished: every problem has {drawn} samples so far.")
-        elif asked is not None and drawn < asked and "shard" not in run.info.manifest:
-            notes.append(
-                f"{run.info.label} has lost samples: it was finished with {asked} of every problem and has {drawn} "
-                "without a gap; resume it to draw the others again."
-            )
     if runs[0].deterministic:
         notes.append("The temperature is 0: samples of a problem are copies of one another, and one of each is used.")
     notes += [
@@ -258,6 +251,26 @@ def _notes(runs: Sequence[LoadedRun], n: int) -> list[str]:
     return notes
 
 
+def _lacking(run: LoadedRun) -> list[str]:
+    """Say what a run was asked for and lacks; while it is not finished, only of which problems."""
+    manifest = run.info.manifest
+    unfinished = f"is not finished: every problem has {run.samples_per_problem()} samples so far."
+    asked: dict[str, dict[str, int]] = manifest.get("variants", {})
+    older = {"samples": manifest["samples"]} if "samples" in manifest else {}
+    notes = [unfinished] if manifest["status"] != "done" else []
+    for variant, outcomes in run.outcomes.items():
+        wanted = asked.get(variant, older)
+        problems, samples = len(outcomes), min(map(len, outcomes.values()))
+        if problems < wanted.get("problems", 0):
+            notes.append(f"holds {problems} of the {wanted['problems']} problems of {variant} that it was asked for.")
+        if manifest["status"] == "done" and samples < wanted.get("samples", 0):
+            notes.append(
+                f"has lost samples: it was finished with {wanted['samples']} of every problem and has {samples} "
+                f"without a gap, on {variant}; resume it to draw the others again."
+            )
+    return notes
+
+
 def _chance_notes(guesser: LoadedRun | None) -> list[str]:
     if guesser is None or unseen_rate(n := guesser.samples_per_problem()) <= MAX_CHANCE:
         return []
@@ -271,7 +284,7 @@ def _made_with(manifest: Mapping[str, Any]) -> dict[str, object]:
     """Return what a difference between runs may be due to besides the model."""
     return {
         "the version of palestra": manifest.get("palestra", "unknown"),
-        "the version of palestra that scored it again": manifest.get("rescored", {}).get("palestra", "none"),
+        "the version of palestra that scored it": manifest.get("rescored", manifest).get("palestra", "unknown"),
         "the engine": manifest.get("engine", DEFAULT_ENGINE),
         "the sandbox": manifest.get("sandbox", DEFAULT_SANDBOX),
     }

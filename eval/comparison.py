@@ -132,7 +132,9 @@ class Comparison:
     seed: int
     """Seed of the bootstrap."""
     notes: tuple[str, ...]
-    """What a reader must know, one sentence each."""
+    """What a reader must know, one sentence each; the warnings among them."""
+    warnings: tuple[str, ...]
+    """What is wrong with the runs themselves: samples that are not there, or not yet."""
 
     @property
     def ks(self) -> tuple[int, ...]:
@@ -165,7 +167,10 @@ class Comparison:
         """What a reader of the verdicts must know, in words."""
         count = len(self.verdicts)
         note = f"Each of {count} verdicts" if count > 1 else "The verdict"
-        note += f" holds at its budget, with {1 - self.alpha:.0%} confidence by itself."
+        note += (
+            f" holds at its budget, with {1 - self.alpha:.0%} confidence by itself. Its intervals of Delta hold at "
+            "all k together, and so are wider than those of the table, which hold at one k each."
+        )
         if any("fresh samples" in need for found in self.verdicts for need in found.verdict.needs):
             note += (
                 " Fresh samples are those of a run beyond the ones compared: extend it with `palestra eval -n`, and "
@@ -198,6 +203,7 @@ class Comparison:
             "estimand": self.estimand,
             "training": TRAINING_NOTE,
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
             "runs": [{"label": r.label, "folder": r.path.name, "manifest": r.manifest} for r in self.runs],
             "variants": [self._variant_json(variant) for variant in self.variants],
         }

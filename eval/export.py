@@ -30,10 +30,9 @@ def to_parquet(run: str | Path, out: str | Path) -> int:
     rows = []
     for row in read_rows(run):
         process = {f"process_{name}": value for name, value in row.pop("process").items()}
-        # Seeds are unsigned 64-bit numbers, and part and offset point into the run's own files.
-        rows.append({**row, **process})
+        rows.append({name: _text(v) if isinstance(v, str) else v for name, v in {**row, **process}.items()})
     names = list(dict.fromkeys(name for row in rows for name in row))
-    types = {"seed": pa.uint64()}
+    types = {"seed": pa.uint64()}  # 64 bits without a sign
     columns = {name: pa.array([row.get(name) for row in rows], types.get(name)) for name in names}
     with _written_to(out):
         pq.write_table(pa.table(columns), out, compression="zstd")
@@ -169,5 +168,5 @@ def _inspect_sample(log: Any, score: Callable[..., Any], sample: SampleRecord, t
 
 
 def _text(content: object) -> str:
-    # A lone surrogate has no UTF-8 form, which inspect's log is written in.
+    # A lone surrogate has no UTF-8 form, which both are written in.
     return str(content).encode("utf-8", "replace").decode("utf-8")

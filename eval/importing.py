@@ -10,8 +10,10 @@ Two formats, told apart by what a line holds:
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +52,9 @@ def import_scores(
     sampling: Mapping[str, Any] | None = None,
     variant: str = "test",
 ) -> Imported:
-    """Write a run of result files, in which problem and sample are numbered as they come.
+    """Write a run of result files.
+
+    Problems are numbered in the order of their names, whatever their order in the files, samples as they come.
 
     Args:
         files: Result files, `.jsonl` or `.jsonl.gz`, all of one model and one benchmark.
@@ -80,11 +84,12 @@ def import_scores(
     samples = [sample for file in files for sample in _read(Path(file))]
     if not samples:
         raise UsageError(f"{', '.join(map(str, files))} hold no samples.")
-    numbers: dict[str, int] = {}
+    names = sorted({sample.problem for sample in samples}, key=_by_number)
+    numbers = {name: number for number, name in enumerate(names)}
     counts: dict[int, int] = {}
     with RunStore.create(out, manifest) as store:
         for sample in samples:
-            problem = numbers.setdefault(sample.problem, len(numbers))
+            problem = numbers[sample.problem]
             counts[problem] = counts.get(problem, 0) + 1
             store.append(_record(env, variant, problem, counts[problem] - 1, sample), _trajectory(sample))
         store.update_manifest(samples=min(counts.values()), problems=len(counts))
@@ -118,11 +123,20 @@ def _trajectory(sample: _Sample) -> dict[str, Any]:
     return {"task": sample.problem, "messages": messages, "outcome": float(sample.passed), "process": {}}
 
 
+def _by_number(name: str) -> list[tuple[bool, int, str]]:
+    """Sort "T/2" before "T/10": digits count as numbers, which come before other text."""
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
+
+
 def _digest(file: str | Path) -> str:
+    """Return the digest of what a file holds, unpacked: a copy may be packed."""
     try:
-        return sha256(Path(file).read_bytes()).hexdigest()
+        content = Path(file).read_bytes()
+        with suppress(gzip.BadGzipFile, EOFError, zlib.error):  # reading its lines says where it is damaged
+            content = gzip.decompress(content) if Path(file).suffix == ".gz" else content
     except OSError as error:
         raise UsageError(f"cannot read {file} ({error.strerror}).") from error
+    return sha256(content).hexdigest()
 
 
 def _read(file: Path) -> Iterator[_Sample]:

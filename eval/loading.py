@@ -14,6 +14,7 @@ from palestra.envs.errors import PalestraError, UsageError, unknown_name
 from palestra.eval.columns import Columns, read_columns
 from palestra.eval.comparison import RunInfo
 from palestra.eval.records import first_difference, read_manifest, sample_name
+from palestra.eval.settings import POLICIES
 from palestra.eval.stats.discovery import Fresh
 from palestra.eval.stats.passk import IntArray
 
@@ -146,7 +147,10 @@ def _check_comparable(runs: Sequence[LoadedRun]) -> None:
     for run in runs[1:]:
         ours, theirs = base.info.label, run.info.label
         settings = base.info.manifest["sampling"], run.info.manifest["sampling"]
-        if found := first_difference(*settings, "sampling"):
+        # Policies that need no model draw no tokens.
+        models = [each.info.manifest.get("model") for each in (base, run)]
+        scripted = any(isinstance(model, dict) and model.get("name") in POLICIES for model in models)
+        if not scripted and (found := first_difference(*settings, "sampling")):
             raise UsageError(
                 f"{found[0]} is {found[1]} in {ours} and {found[2]} in {theirs}; evaluate both with the same settings."
             )

@@ -10,6 +10,7 @@ from palestra.eval.records import (
     SampleId,
     SampleRecord,
     first_difference,
+    missing_samples,
     read_manifest,
     read_samples,
     read_trajectory,
@@ -17,7 +18,7 @@ from palestra.eval.records import (
 )
 from palestra.eval.store import RunStore
 
-_OF_A_SHARD = ("v", "status", "shard", "samples", "problems", "enforced", "palestra", "versions")
+_OF_A_SHARD = ("v", "status", "shard", "samples", "problems", "variants", "enforced", "palestra", "versions")
 """Manifest entries that need not agree."""
 
 
@@ -56,9 +57,7 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> Merged:
                 f"{shards[0]} and {shard} are not of one evaluation: {entry.removeprefix('manifest.')} is {first} and "
                 f"{other}."
             )
-    content = {name: value for name, value in manifests[0].items() if name not in ("v", "status", "shard")}
-    for name in ("samples", "problems"):
-        content[name] = max(manifest.get(name, 0) for manifest in manifests)
+    content = _content(manifests)
     if (Path(out) / MANIFEST).exists():
         store = RunStore.open(out, expect=content)
     else:
@@ -70,10 +69,32 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> Merged:
                 if sample.error is None and not _held(held, sample, shard):
                     store.append(sample, read_trajectory(shard, sample.part, sample.offset))
                     held[sample.id] = sample
-        missing = _missing(held, content["samples"])
+        missing = missing_samples(content, held.keys())
         if not missing:
             store.finish()
     return Merged(len(held), missing)
+
+
+def _content(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the manifest of the whole run says."""
+    content = {name: value for name, value in manifests[0].items() if name not in ("v", "status", "shard")}
+    for name in ("samples", "problems"):
+        content[name] = max(manifest.get(name, 0) for manifest in manifests)
+    if all("variants" in manifest for manifest in manifests):
+        content["variants"] = _asked(manifests)
+    if versions := list(dict.fromkeys(manifest["palestra"] for manifest in manifests if "palestra" in manifest)):
+        content["palestra"] = " and ".join(versions)
+    return content
+
+
+def _asked(manifests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return the problems and samples that were asked for of each variant, the most of any shard."""
+    asked: dict[str, dict[str, int]] = {}
+    for manifest in manifests:
+        for variant, counts in manifest["variants"].items():
+            most = asked.setdefault(variant, dict(counts))
+            most.update({name: max(most[name], count) for name, count in counts.items()})
+    return asked
 
 
 def _shared(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,8 +115,3 @@ def _held(held: Mapping[SampleId, SampleRecord], sample: SampleRecord, shard: st
             f"(seed {sample.seed} and {there.seed}, outcome {sample.outcome:g} and {there.outcome:g})."
         )
     return True
-
-
-def _missing(held: Mapping[SampleId, SampleRecord], samples: int) -> int:
-    problems = {(variant, problem) for variant, problem, _ in held}
-    return sum((*problem, sample) not in held for problem in problems for sample in range(samples))

@@ -30,8 +30,11 @@ def differences_over_seeds(comparisons: Sequence[Comparison], ks: Sequence[int])
         ks: Values of k.
 
     Raises:
-        ValueError: Fewer than two seeds.
+        ValueError: Fewer than two seeds, or comparisons of other arms or variants.
     """
+    compared = [[(v.name, [d.label for d in v.differences]) for v in c.variants] for c in comparisons]
+    if any(other != compared[0] for other in compared):
+        raise ValueError(f"the seeds' comparisons are not of the same arms and variants: {compared}.")
     found = []
     for v, variant in enumerate(comparisons[0].variants):
         for d, difference in enumerate(variant.differences):

@@ -145,7 +145,8 @@ def over_training(
     loaded = load_runs([base, *(_labelled(number, run) for number, (_, run) in enumerate(flat, 1))], variants)
     n = samples_to_compare(loaded)
     if n < 2:
-        raise UsageError("curves over k need at least 2 samples of every problem; extend with `palestra eval -n`.")
+        more = "evaluate at a --temperature above 0" if loaded[0].deterministic else "extend with `palestra eval -n`"
+        raise UsageError(f"curves over k need at least 2 samples of every problem; {more}.")
     own = {name: [run for (arm, _), run in zip(flat, loaded[1:], strict=True) if arm == name] for name in arms}
     names = sorted(loaded[0].keys, key=lambda name: (name != "test", name))
     how = {"resamples": resamples, "alpha": alpha, "seed": seed}

@@ -5,7 +5,7 @@ The layout is described in `palestra.eval.store`, which writes it.
 
 import gc
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -165,6 +165,24 @@ def first_difference(there: Any, now: Any, name: str) -> tuple[str, str, str] | 
                 return found
         return None
     return None if there == now else (name, json.dumps(there), json.dumps(now))
+
+
+def missing_samples(manifest: Mapping[str, Any], held: Collection[SampleId]) -> int:
+    """Count the samples that a run was asked for and does not hold.
+
+    Runs of older versions do not say how many problems a variant has, and a problem that lost all its samples is not
+    missed.
+    """
+    problems: dict[str, set[int]] = {}
+    for variant, problem, _ in held:
+        problems.setdefault(variant, set()).add(problem)
+    older = {v: {"problems": len(found), "samples": manifest.get("samples", 0)} for v, found in problems.items()}
+    missing = 0
+    for variant, asked in manifest.get("variants", older).items():
+        found = problems.get(variant, set())
+        missing += max(0, asked["problems"] - len(found)) * asked["samples"]
+        missing += sum((variant, problem, i) not in held for problem in found for i in range(asked["samples"]))
+    return missing
 
 
 def sample_id(row: Mapping[str, Any]) -> SampleId:

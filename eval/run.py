@@ -1,7 +1,7 @@
 """Sampling runs: many episodes per problem, resumable, every seed a function of what it is for."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from palestra.envs.registry import make, spec
 from palestra.envs.sandbox import DEFAULT_SANDBOX
 from palestra.envs.sandbox.shared import enforced, use_sandbox
 from palestra.eval.episodes import episodes, model_identity, record, sample_seed, training_cost
-from palestra.eval.records import SampleId
+from palestra.eval.records import SampleId, missing_samples
 from palestra.eval.settings import DEFAULT_ENGINE, POLICIES, PROBLEMS, EvalSettings
-from palestra.eval.store import RunStore
+from palestra.eval.store import UNBEGUN, RunStore
 
 __all__ = ["POLICIES", "evaluate", "sample_seed"]
 
@@ -38,7 +38,8 @@ def evaluate(settings: EvalSettings, *, only: Collection[SampleId] | None = None
     """
     use_sandbox(settings.sandbox)
     spec(settings.env)
-    wanted = _wanted(settings) if only is None else set(only)
+    problems = _problems(settings) if only is None else {}
+    wanted = _wanted(settings, problems) if only is None else set(only)
     fixed = {
         "env": settings.env,
         "model": model_identity(settings),
@@ -50,9 +51,8 @@ def evaluate(settings: EvalSettings, *, only: Collection[SampleId] | None = None
     }
     with _open(settings.out, fixed) as store:
         if only is None:
-            count = settings.problems or PROBLEMS
-            store.update_manifest(problems=count, samples=settings.samples, palestra=version("palestra"))
-            store.update_manifest(**training_cost(settings))
+            asked = _asked(settings, problems, store.manifest)
+            store.update_manifest(**asked, **training_cost(settings), palestra=version("palestra"))
         done = store.done()
         todo = sorted(wanted - done)
         with ProgressReport(f"eval {settings.out.name}", "episodes", len(wanted), len(wanted & done)) as progress:
@@ -71,13 +71,27 @@ def evaluate(settings: EvalSettings, *, only: Collection[SampleId] | None = None
                 f"{reasons.total()} episodes ended because a tool's machinery failed, not the model "
                 f"({reasons.most_common(1)[0][0]}); mend that and run the same command again"
             )
-        store.finish()
+        if only is None or not missing_samples(store.manifest, store.done()):
+            store.finish()
     return store
 
 
-def _wanted(settings: EvalSettings) -> set[SampleId]:
+def _problems(settings: EvalSettings) -> dict[str, list[int]]:
     count, or_all = settings.problems or PROBLEMS, settings.problems is None
-    problems = {v: make(settings.env, v).distinct_indices(count, or_all=or_all) for v in settings.variant}
+    return {v: make(settings.env, v).distinct_indices(count, or_all=or_all) for v in settings.variant}
+
+
+def _asked(settings: EvalSettings, problems: Mapping[str, list[int]], there: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest's entries of how much is asked for; of a finished run, no less than it was finished with."""
+    variants: dict[str, dict[str, int]] = dict(there.get("variants", {}))
+    for variant, indices in problems.items():
+        now = {"problems": len(indices), "samples": settings.samples}
+        before = variants.get(variant, now) if there["status"] == "done" else now
+        variants[variant] = {name: max(count, before[name]) for name, count in now.items()}
+    return {"problems": settings.problems or PROBLEMS, "samples": settings.samples, "variants": variants}
+
+
+def _wanted(settings: EvalSettings, problems: Mapping[str, list[int]]) -> set[SampleId]:
     return {
         (variant, problem, sample)
         for variant, indices in problems.items()
@@ -89,7 +103,7 @@ def _wanted(settings: EvalSettings) -> set[SampleId]:
 
 def _open(out: Path, fixed: dict[str, Any]) -> RunStore:
     if not (out / "manifest.json").exists():
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(entry.name not in UNBEGUN for entry in out.iterdir()):
             raise UsageError(f"'{out}' is not empty and holds no evaluation; choose another --out")
         return RunStore.create(out, fixed)
     with RunStore.open(out) as store:

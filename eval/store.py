@@ -49,6 +49,8 @@ __all__ = [
 ]
 
 LOCK = "write.lock"
+UNBEGUN = frozenset({LOCK, f"{MANIFEST}.draft"})
+"""All that a run holds that died, or whose disk was full, before its manifest was written."""
 PART_BYTES = 64 * 2**20
 """A trajectory file longer than this is followed by a new one."""
 _FSYNC_SECONDS = 1.0

@@ -31,7 +31,8 @@ def comparison_table(comparison: Comparison) -> RenderableType:
             cells += [_difference_cell(difference, k) for difference in variant.differences]
             name = _variant_cell(variant) if row == 0 else Text()
             table.add_row(name, str(k), *cells, end_section=last)
-    return Group(table, *_verdict_lines(comparison), *(Text(line) for line in _footnotes(comparison)))
+    warnings = [Text(f"Warning: {text}", style="bold yellow") for text in comparison.warnings]
+    return Group(*warnings, table, *_verdict_lines(comparison), *(Text(line) for line in _footnotes(comparison)))
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
@@ -86,4 +87,4 @@ def _footnotes(comparison: Comparison) -> list[str]:
     lines.append(TRAINING_NOTE)
     if comparison.solid_k == 0:
         lines.append("n=1: nothing but pass@1 can be estimated, and no verdict given.")
-    return lines + [f"Note: {note}" for note in comparison.notes]
+    return lines + [f"Note: {note}" for note in comparison.notes if note not in comparison.warnings]

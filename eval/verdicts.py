@@ -132,14 +132,19 @@ class Requirement:
             UsageError: No verdict is meant.
             PalestraError: A verdict lacks the label; the message says which, and what it is instead.
         """
-        for found in self._meant(verdicts):
+        for found in self.meant(verdicts):
             if self.label not in found.verdict.labels:
                 raise PalestraError(
                     f"--require {self.text} is not met: on {found.variant}, {found.run} against {found.base} is "
                     f"{found.title}."
                 )
 
-    def _meant(self, verdicts: Sequence[RunVerdict]) -> Iterable[RunVerdict]:
+    def meant(self, verdicts: Sequence[RunVerdict]) -> Iterable[RunVerdict]:
+        """Return the verdicts that it asks of.
+
+        Raises:
+            UsageError: There are none.
+        """
         if not verdicts:
             raise UsageError("--require needs a verdict: two runs or more, with at least 2 samples of every problem.")
         for kind, name, known in (

@@ -3,19 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from unicodedata import category
 
 from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.text import Text
 
-from palestra.envs.errors import UsageError, unknown_name
+from palestra.envs.errors import UsageError, unknown_name, visible
 from palestra.eval.records import SampleRecord, read_manifest, read_samples, read_trajectory
 
-_JOINERS = "\n\t\u200c\u200d"
-"""Invisible as well, and part of ordinary text."""
-_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of what is no visible character."""
 STYLES = {"assistant": "bold cyan", "tool": "yellow", "user": "green"}
 """Colour of a role's heading."""
 
@@ -53,12 +48,12 @@ def episodes_to_view(run: str | Path, wanted: Wanted, limit: int) -> Iterator[Re
 def episode_text(sample: SampleRecord, trajectory: dict[str, object]) -> RenderableType:
     """Lay out an episode turn by turn; what a model wrote is shown as characters and changes no terminal."""
     outcome = "error" if sample.error else "success" if sample.outcome == 1.0 else "failure"
-    title = Text(f"{sample.variant} problem {sample.problem}, sample {sample.sample}: {outcome}")
+    title = Text(f"{visible(sample.variant)} problem {sample.problem}, sample {sample.sample}: {outcome}")
     title.stylize({"success": "bold green", "failure": "bold red"}.get(outcome, "bold magenta"))
-    facts = [f"stopped: {sample.stop}", f"{sample.turns} turns"]
+    facts = [f"stopped: {visible(sample.stop)}", f"{sample.turns} turns"]
     if sample.tokens_out is not None:
         facts.append(f"{sample.tokens_out} tokens")
-    facts += [f"{name} {value:g}" for name, value in sorted(sample.process.items())]
+    facts += [f"{visible(name)} {value:g}" for name, value in sorted(sample.process.items())]
     parts: list[RenderableType] = [Rule(title, align="left"), Text(", ".join(facts), style="dim")]
     if sample.error:
         parts.append(Text(visible(sample.error), style="magenta"))
@@ -68,14 +63,6 @@ def episode_text(sample: SampleRecord, trajectory: dict[str, object]) -> Rendera
         parts.append(Text(visible(role), style=STYLES.get(role, "bold")))
         parts.append(Text(visible(str(message.get("content", ""))) + "\n"))
     return Group(*parts)
-
-
-def visible(text: str) -> str:
-    """Show control characters instead of sending them: a model's text must not steer a terminal.
-
-    So are those that turn the order of the characters around or take no room: they would show another text.
-    """
-    return "".join(c if c in _JOINERS or category(c) not in _UNSEEN else f"\\x{ord(c):02x}" for c in text)
 
 
 def _fits(sample: SampleRecord, wanted: Wanted) -> bool:

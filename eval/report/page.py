@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from palestra.envs.errors import UsageError
+from palestra.envs.errors import UsageError, visible
 from palestra.eval.comparison import TRAINING_NOTE, Comparison, Curve, Difference
 from palestra.eval.report.examples import Example, choose_examples
 from palestra.eval.report.svg import Chart, Series, line_chart
@@ -26,7 +26,6 @@ from palestra.eval.stats.chance import chance_curve
 from palestra.eval.stats.intervals import Interval
 from palestra.eval.stats.verdict import Label
 from palestra.eval.verdicts import RunVerdict
-from palestra.eval.viewing import visible
 
 MAX_TRAJECTORY_CHARS = 40_000
 """Text shown of one trajectory; the rest is cut, with a note saying so."""
@@ -83,6 +82,7 @@ def write_report(comparison: Comparison, path: str | Path, *, examples: int = EX
     html = render_report(comparison, examples=examples)
     target = Path(path)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(html.encode("utf-8"))
     except OSError as error:
         raise UsageError(f"cannot write {target} ({error.strerror}); choose another file.") from error

@@ -6,6 +6,9 @@ from palestra.eval.stats.exact import Floats
 from palestra.eval.stats.intervals import CurveIntervals, Interval, ProblemBootstrap, Values
 from palestra.eval.stats.passk import Counts, FloatArray
 
+_ZERO = 1e-12
+"""Differences of mean curves up to this are rounding."""
+
 
 def crossover(ks: Counts, delta: Floats | FloatArray) -> FloatArray:
     """Return k*, the first k with Delta_k <= 0 after some Delta_k > 0, log-linear between the points.
@@ -23,6 +26,7 @@ def crossover(ks: Counts, delta: Floats | FloatArray) -> FloatArray:
         ValueError: ks is not increasing and >= 1, a value is not finite, or the shapes do not fit.
     """
     k, d = checked_grid(ks, delta)
+    d = np.where(np.abs(d) <= _ZERO, 0.0, d)
     leads = d > 0
     led_before = np.logical_or.accumulate(leads, axis=-1)
     ends = led_before & ~leads

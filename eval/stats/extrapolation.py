@@ -50,24 +50,29 @@ def fit_beta_binomial(n: int | Counts, c: Counts, *, zero_inflated: bool = False
         zero_inflated: Allow a share of problems that are never solved.
 
     Raises:
-        ValueError: A count is not whole or out of range, or all are 0 or n.
+        ValueError: A count is not whole or out of range, all are 0 or n, or no maximum was found.
     """
     samples, successes = checked_counts(n, c)
     if np.all(successes == 0) or np.all(successes == samples):
         raise ValueError("all problems failed always, or succeeded always: no distribution can be fitted.")
     from scipy.optimize import minimize
-    from scipy.special import betaln, expit
+    from scipy.special import betaln, expit, log_expit
 
     def negative_log_likelihood(x: FloatArray) -> float:
         a, b = np.exp(x[:2])
         log_chance = betaln(a + successes, b + samples - successes) - betaln(a, b)
-        share = float(expit(x[2])) if zero_inflated else 0.0
-        unsolved = np.where(successes == 0, share, 0.0)
-        return -float(np.log(unsolved + (1.0 - share) * np.exp(log_chance)).sum())
+        if zero_inflated:
+            # In logarithms throughout: the chance of one order of thousands of samples is no positive float.
+            unsolved = np.where(successes == 0, log_expit(x[2]), -np.inf)
+            log_chance = np.logaddexp(unsolved, log_expit(-x[2]) + log_chance)
+        return -float(log_chance.sum())
 
     start = np.zeros(3 if zero_inflated else 2)
     bounds = [(-7.0, 9.0), (-7.0, 9.0), (-12.0, 12.0)][: len(start)]
-    found = minimize(negative_log_likelihood, start, method="L-BFGS-B", bounds=bounds).x
+    result = minimize(negative_log_likelihood, start, method="L-BFGS-B", bounds=bounds)
+    if not np.isfinite(result.fun) or (not result.success and result.nit == 0):
+        raise ValueError(f"no distribution fits these counts ({result.message}).")
+    found = result.x
     return BetaBinomial(
         float(np.exp(found[0])), float(np.exp(found[1])), float(expit(found[2])) if zero_inflated else 0.0
     )

@@ -23,6 +23,8 @@ MIN_CLUSTERS = 10
 """Fewer clusters than this carry no usable interval for the population."""
 NEAR_CONSTANT = 0.01
 """Values this close to each other are treated as constant: resamples cannot show what was never drawn."""
+FEW = 5
+"""Fewer problems than this that differ from the others are too few for resamples of them."""
 _BLOCK = 2**22
 _DIGITS = 12
 """Ends of intervals are rounded to so many decimals: sums that should be 0 may be -1e-17."""
@@ -43,7 +45,8 @@ class Interval(NamedTuple):
 
     def to_json(self) -> dict[str, float | None]:
         """Return it as JSON values, rounded; JSON knows no infinity, which is null."""
-        return {name: round(x, 6) if math.isfinite(x) else None for name, x in self._asdict().items()}
+        # + 0.0: a difference of -1e-17 is 0, not -0.
+        return {name: round(x, 6) + 0.0 if math.isfinite(x) else None for name, x in self._asdict().items()}
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,9 @@ class ProblemBootstrap:
 
     Where all values agree within `NEAR_CONSTANT`, resamples say nothing. There the interval is the one
     that allows for problems not seen: a share u = 1 - (alpha/2)^(1/G) of problems may lie at the bounds.
-    For all-0 values this is the exact binomial interval [0, 1 - (alpha/2)^(1/m)].
+    For all-0 values this is the exact binomial interval [0, 1 - (alpha/2)^(1/m)]. Where fewer than `FEW` problems
+    differ from the others, resamples say little: the pointwise interval allows for those as well, so that one
+    success among many problems does not leave a narrower interval than none.
 
     Standard errors of clustered problems are the cluster-robust ones of a mean with the G/(G-1) factor
     (Liang and Zeger 1986), and whole clusters are resampled.
@@ -139,6 +144,8 @@ class ProblemBootstrap:
         centre, se = (row[0] for row in clustered_mean(np.ones((1, len(sizes))), sums, sizes))
         spread = np.ptp(x, axis=0)
         constant = spread < NEAR_CONSTANT
+        each = self._sums(x) / self._sizes[:, None]
+        few = (np.abs(each - np.median(each, axis=0)) >= NEAR_CONSTANT).sum(axis=0) < FEW
 
         means = np.empty((self.resamples, x.shape[1]))
         sup = np.zeros(self.resamples)
@@ -155,11 +162,11 @@ class ProblemBootstrap:
             start += len(drawn)
         low, high = np.quantile(means, [self.alpha / 2, 1 - self.alpha / 2], axis=0).round(_DIGITS) + 0.0  # no -0.0
         critical = max(float(np.quantile(sup, 1 - self.alpha)), NormalDist().inv_cdf(1 - self.alpha / 2))
-        unseen_low, unseen_high = self._unseen(mean, spread, bounds)
+        unseen_low, unseen_high = self._unseen(mean, np.where(constant, spread, 0.0), bounds)
         return CurveIntervals(
             estimate=mean,
-            low=np.where(constant, unseen_low, low),
-            high=np.where(constant, unseen_high, high),
+            low=np.where(constant, unseen_low, np.where(few, np.minimum(low, unseen_low), low)),
+            high=np.where(constant, unseen_high, np.where(few, np.maximum(high, unseen_high), high)),
             band_low=np.where(constant, unseen_low, np.clip(centre - critical * se, *bounds)),
             band_high=np.where(constant, unseen_high, np.clip(centre + critical * se, *bounds)),
             critical=critical,

@@ -64,7 +64,9 @@ def mis_lower_bound(base: Scored, rl: Scored, alpha: float = 0.05) -> Likelihood
 
     whose weights never exceed 1/n_B. It is unbiased, and yet blind to solutions that neither model sampled:
     with few effective samples it falls short of p, which is why it is a lower bound only. The bound is normal,
-    estimate - z se, with the two models' samples as strata.
+    estimate - z se, with the two models' samples as strata; from one half on, where a normal bound takes failures
+    that were not seen for impossible, it is at most the exact one of as many effective samples (Korn and Graubard
+    1998): BetaInv(alpha; ess, ess / estimate - ess + 1).
 
     Args:
         base: Samples of the base, at least 2.
@@ -75,8 +77,6 @@ def mis_lower_bound(base: Scored, rl: Scored, alpha: float = 0.05) -> Likelihood
         ValueError: Fewer than 2 samples, or shapes, log-probabilities or alpha that make no sense.
     """
     check_probability("alpha", alpha)
-    from scipy.special import ndtri
-
     samples = [_checked(base), _checked(rl)]
     n_base, n_rl = (len(correct) for _, _, correct in samples)
     terms, variance = [], 0.0
@@ -94,12 +94,17 @@ def mis_lower_bound(base: Scored, rl: Scored, alpha: float = 0.05) -> Likelihood
     estimate, error = float(x.sum()), math.sqrt(variance)
     # Of x / max(x): the squares of tiny terms would be 0.
     relative = x / x.max() if estimate else x
-    return LikelihoodBound(
-        estimate=estimate,
-        standard_error=error,
-        low=max(0.0, estimate - float(ndtri(1 - alpha)) * error),
-        ess=float(relative.sum() ** 2 / (relative**2).sum()) if estimate else 0.0,
-    )
+    ess = float(relative.sum() ** 2 / (relative**2).sum()) if estimate else 0.0
+    return LikelihoodBound(estimate, error, _low(estimate, error, ess, alpha), ess)
+
+
+def _low(estimate: float, error: float, ess: float, alpha: float) -> float:
+    from scipy.special import betaincinv, ndtri
+
+    normal = estimate - float(ndtri(1 - alpha)) * error
+    if estimate >= 0.5:
+        normal = min(normal, float(betaincinv(ess, ess / min(1.0, estimate) - ess + 1, alpha)))
+    return max(0.0, normal)
 
 
 def distinct_mass(log_base: Floats, trajectories: Sequence[Hashable]) -> float:
@@ -128,7 +133,8 @@ def success_bracket(n: int, c: int, likelihood: tuple[Scored, Scored], alpha: fl
 
     p_B lies in [max(exact lower bound, likelihood lower bound), exact upper bound]. The larger of two lower
     bounds fails where either fails, so the levels are split: alpha/2 above, alpha/4 for each below. (With
-    alpha/2 for each of the lower two, the bracket could miss in 1.5 alpha of cases.)
+    alpha/2 for each of the lower two, the bracket could miss in 1.5 alpha of cases.) Where the two sides contradict
+    each other, both ends are the upper one.
 
     Args:
         n: Samples of the base, drawn apart from those in `likelihood` or the same.
@@ -140,8 +146,8 @@ def success_bracket(n: int, c: int, likelihood: tuple[Scored, Scored], alpha: fl
         ValueError: As for `mis_lower_bound`, or a count is out of range.
     """
     seen = mis_lower_bound(*likelihood, alpha=alpha / 4).low
-    low = max(float(lower_bound(n, c, alpha / 4)), seen)
-    return Bracket(low, float(upper_bound(n, c, alpha / 2)))
+    low, high = max(float(lower_bound(n, c, alpha / 4)), seen), float(upper_bound(n, c, alpha / 2))
+    return Bracket(min(low, high), high)
 
 
 def novelty(log_rl_answers: Floats, log_own: Floats) -> FloatArray:

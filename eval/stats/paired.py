@@ -81,7 +81,7 @@ def sign_flip_p(
         raise ValueError("a test needs at least 1 problem.")
     sums, _ = _cluster_sums(x, clusters)
     # A flip that ties the observed sum must count as one that reaches it, in spite of rounding.
-    observed = abs(float(sums.sum())) * (1 - 1e-12)
+    observed = abs(float(sums.sum())) - 1e-12 * float(np.abs(sums).sum())
     units = len(sums)
     if units <= MAX_EXACT_FLIPS:
         signs = np.array(list(product((-1.0, 1.0), repeat=units)))

@@ -6,6 +6,8 @@ from typing import Literal
 
 from palestra.eval.stats.intervals import Interval
 
+_ZERO = 1e-12
+"""An estimate as close to the threshold as this lies at it: the rest is rounding."""
 State = Literal["holds", "ruled out", "open"]
 
 
@@ -40,7 +42,7 @@ class Part:
         estimate, low, high = self.interval
         gap = estimate - self.threshold
         half = estimate - low if gap > 0 else high - estimate
-        return min(1.0, abs(gap) / half) if gap and half > 0 else None
+        return min(1.0, abs(gap) / half) if abs(gap) > _ZERO and half > 0 else None
 
     def problems_needed(self, problems: int) -> int | None:
         """Return how many problems would decide an open part, at the samples used; None if no number does."""

@@ -16,6 +16,8 @@ from palestra.eval.stats.passk import Counts, FloatArray, checked_counts, overla
 MAX_SAMPLES = 2**20
 """Where more samples than this would be needed, more problems are the answer."""
 MAX_SEEDS = 1000
+_ROUNDING = 1e-12
+"""A variance up to this is that of equal numbers."""
 
 
 class VarianceParts(NamedTuple):
@@ -229,7 +231,7 @@ def plan(
     target = (delta / _z_sum(alpha, power)) ** 2 * len(c_first)
     problems = problems_needed(math.sqrt(parts.total), delta, alpha=alpha, power=power)
     samples = _fewest_samples(n, (c_first, c_first if c_second is None else c_second), k, target - parts.between)
-    spread = parts.total > 0
+    spread = parts.total > _ROUNDING
     return Plan(
         k=k,
         delta=delta,

@@ -16,6 +16,8 @@ from palestra.eval.stats.paired import Clusters, cluster_means
 from palestra.eval.stats.passk import FloatArray
 
 ONE_SEED = "one seed: the interval covers problems, not training"
+_ROUNDING = 1e-12
+"""A spread up to this is that of equal numbers."""
 
 
 class SeedTest(NamedTuple):
@@ -42,7 +44,7 @@ def welch_over_seeds(first: Floats, second: Floats, *, alpha: float = 0.05) -> S
     """
     a, b = _seed_values(first), _seed_values(second)
     va, vb = float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)
-    if va + vb == 0.0:
+    if (va + vb) ** 0.5 <= _ROUNDING * max(1.0, np.abs(a).max(), np.abs(b).max()):
         raise ValueError("neither side has any spread; a test needs some.")
     degrees = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
     return _t_test(float(a.mean() - b.mean()), (va + vb) ** 0.5, degrees, alpha)

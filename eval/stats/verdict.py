@@ -22,7 +22,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from palestra.eval.stats.chance import chance_limit
+from palestra.eval.stats.chance import MAX_CHANCE, MAX_INFLATION, chance_limit
 from palestra.eval.stats.coverage import excess
 from palestra.eval.stats.crossover import crossover_interval
 from palestra.eval.stats.discovery import Discoveries, DiscoveryRule, Fresh, candidates, confirm, samples_needed
@@ -191,7 +191,7 @@ def verdict(evidence: Evidence, rule: VerdictRule | None = None) -> Verdict:
         reasons[Label.DISCOVER] += "; no control with the answer format shown to the base was run"
     needs = _discovery_needs(rule.discovery, (discovered, evidence.fresh_base), (lost, evidence.fresh_trained))
     if not labels:
-        reasons[Label.NOT_DECIDED] = _undecided_reason(parts)
+        reasons[Label.NOT_DECIDED] = _undecided_reason(evidence, parts)
         needs += _part_needs(evidence, parts)
     return Verdict(
         labels=tuple(labels) or (Label.NOT_DECIDED,),
@@ -267,9 +267,17 @@ def _discovery_reason(found: Discoveries, weak: str, strong: str, rule: Discover
     )
 
 
-def _undecided_reason(parts: dict[Label, tuple[Part, ...]]) -> str:
+def _undecided_reason(evidence: Evidence, parts: dict[Label, tuple[Part, ...]]) -> str:
     if not parts:
-        return "guessing alone reaches pass@1 of 0.05: no claim about curves can be made"
+        rates = np.asarray(evidence.chance_rates, dtype=np.float64)
+        if evidence.k_limit is not None and evidence.k_limit < 1:
+            reason = "claims are limited to k < 1"
+        elif rates.mean() > MAX_CHANCE:
+            reason = f"guessing alone reaches pass@1 of {rates.mean():.2f}, more than {MAX_CHANCE:g}"
+        else:
+            often = int((rates > 1 - 1 / MAX_INFLATION).sum())
+            reason = f"guessing alone solves {often} of the problems in more than 9 of 10 attempts; leave them out"
+        return f"{reason}: no claim about curves can be made"
     failing = [f"{label}: {part}" for label, needed in parts.items() for part in needed if part.state != "holds"]
     return "; ".join(failing)
 

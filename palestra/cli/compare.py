@@ -84,6 +84,8 @@ def compare(
         chance=chance,
         likelihoods=likelihood or (),
     )
+    for requirement in required:
+        requirement.meant(comparison.verdicts)
     if as_json:
         typer.echo(json.dumps(comparison.to_json()))
     else:

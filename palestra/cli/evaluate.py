@@ -1,9 +1,14 @@
 """`palestra eval`: sample many episodes per problem, resumably."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from palestra.cli.options import settings_command
 from palestra.eval.settings import EvalSettings
+
+if TYPE_CHECKING:
+    from palestra.eval.records import SampleRecord
 
 HELP = """Sample episodes of a model and keep every one of them.
 
@@ -32,11 +37,7 @@ def evaluate(settings: EvalSettings) -> None:
             typer.echo(f"{variant}: no sample is in shard {settings.shard}")
             continue
         problems = len({s.problem for s in drawn})
-        full = sum(s.stop == "length" for s in drawn) / len(drawn)
-        note = f" (the context was full in {full:.1%}: lower --max-tokens, or take another model)" if full else ""
-        cut = sum(s.cut > 0 for s in drawn) / len(drawn)
-        if cut:
-            note += f" (--max-tokens {settings.max_tokens} cut a turn in {cut:.1%}: raise it, with another --out)"
+        note = _limits(drawn, settings.max_tokens)
         if settings.problems is None and problems < PROBLEMS:
             note += " (all the problems there are)"
         typer.echo(
@@ -50,6 +51,20 @@ def evaluate(settings: EvalSettings) -> None:
     )
 
 
+def _limits(drawn: "list[SampleRecord]", max_tokens: int) -> str:
+    """Say how often a limit of tokens, and not the model or the task, ended a turn or an episode."""
+    full = sum(s.stop == "length" for s in drawn) / len(drawn)
+    cut = sum(s.cut > 0 for s in drawn) / len(drawn)
+    if full and cut:
+        return (
+            f" (--max-tokens {max_tokens} cut a turn in {cut:.1%}, and the context was full in {full:.1%}: the model "
+            "writes more than it has room for)"
+        )
+    if full:
+        return f" (the context was full in {full:.1%}: lower --max-tokens, or take another model)"
+    return f" (--max-tokens {max_tokens} cut a turn in {cut:.1%}: raise it, with another --out)" if cut else ""
+
+
 def run_eval(settings: EvalSettings) -> None:
     """Run the evaluation, or resume it."""
     from palestra.cli.models import resolve_model
@@ -59,5 +74,5 @@ def run_eval(settings: EvalSettings) -> None:
     for variant in settings.variant:
         make(settings.env, variant)
     if settings.model not in run.POLICIES and not settings.served:
-        settings = settings.model_copy(update={"model": resolve_model(settings.model)})
+        settings = settings.model_copy(update={"model": resolve_model(settings.model, run.POLICIES)})
     run.evaluate(settings)

@@ -81,5 +81,7 @@ def exact(
         ]
         typer.echo(json.dumps({"env": env, "variant": variant, "model": model, "problems": rows, "pass": curve}))
         return
+    if any(bracket.high - bracket.low > tolerance for bracket in found):
+        typer.echo("the budget ended before the tolerance was reached; raise --budget, or sample with `palestra eval`")
     for k, a, b in zip(ks, low, high, strict=True):
         typer.echo(f"pass@{k}: {a:.4f} to {b:.4f} on these {len(found)} problems")

@@ -85,14 +85,14 @@ def _hush_libraries() -> None:
 
 def _report(error: Exception) -> int:
     """Print an error as one sentence and return the exit code."""
-    from palestra.envs.errors import PalestraError  # here, because it loads Gymnasium
+    from palestra.envs.errors import PalestraError, visible  # here, because it loads Gymnasium
 
     if os.environ.get("PALESTRA_TRACEBACK"):
         traceback.print_exception(error)
     if isinstance(error, PalestraError):
-        typer.echo(f"palestra: {error}", err=True)
+        typer.echo(f"palestra: {visible(str(error))}", err=True)
         return error.exit_code
-    reason = " ".join(str(error).split())[:500]
+    reason = visible(" ".join(str(error).split())[:500])
     typer.echo(
         f"palestra: unexpected {type(error).__name__}: {reason} (set PALESTRA_TRACEBACK=1 for the traceback)",
         err=True,

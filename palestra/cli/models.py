@@ -1,12 +1,17 @@
 """What `--model` may name: an organism, a folder, or a hub id."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def resolve_model(name: str) -> str:
+def resolve_model(name: str, scripted: Sequence[str] = ()) -> str:
     """Return the folder or hub id for a model name.
 
     The name of a shipped organism stands for its cached build with seed 0; other builds are given by folder.
+
+    Args:
+        name: What the user wrote.
+        scripted: Policies that the command takes as well, for the hint.
 
     Raises:
         UsageError: No such model, or an organism that has not been built yet.
@@ -22,5 +27,5 @@ def resolve_model(name: str) -> str:
         return str(folder)
     if "/" not in name and not Path(name).exists():
         folders = [path.parent.name for path in Path().glob("*/config.json")]
-        raise unknown_name("model", name, [*shipped(), *folders])
+        raise unknown_name("model", name, [*shipped(), *folders, *scripted])
     return check_model(name)

@@ -126,6 +126,7 @@ MISTAKES = [
         "cannot write to the folder '/proc/palestra'",
     ),
     (["organism", "build", "strings"], "did you mean 'string-atoms'"),
+    (["eval", "--model", "orcale", "--env", ENV, "--out", "x"], "did you mean 'oracle'"),
     (["compare", "nowhere"], "nowhere"),
     (["plan", "nowhere"], "nowhere is not a run"),
     (

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from palestra.cli.main import main
 from palestra.eval.run import evaluate
 from palestra.eval.settings import EvalSettings
+from palestra.eval.store import RunStore
 
 ENV = "palestra/StringCompose-v0"
 
@@ -42,6 +44,34 @@ def test_the_verdict_is_in_the_table_the_page_and_the_json(
     assert found["labels"] == ["DISCOVER"]
     assert found["discovered"]["confirmed"]
     assert set(found["discovered"]["confirmed"]) <= set(found["discovered"]["candidates"])
+
+
+def test_a_mistake_in_a_requirement_is_told_before_anything_is_written(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "new" / "r.html"
+    wrong = ["--require", "orcale:test:DISCOVER", "--html", str(page)]
+    assert palestra("compare", *runs, *wrong, monkeypatch=monkeypatch) == 2
+    assert "did you mean 'oracle'" in (said := capsys.readouterr()).err
+    assert not said.out
+    assert not page.exists()
+    assert palestra("compare", *runs, "--html", str(page), monkeypatch=monkeypatch) == 0
+    assert page.exists()
+
+
+def test_an_error_that_quotes_a_model_steers_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = EvalSettings(model="oracle", env=ENV, out=tmp_path, problems=1, samples=1)
+    evaluate(settings)
+    with RunStore.open(tmp_path) as store:
+        [held] = store.samples()
+        broken = replace(held, sample=1, error="no such name: \x1b]0;owned\x07\u202e")
+        store.append(broken, {"messages": []})
+    assert palestra("compare", str(tmp_path), monkeypatch=monkeypatch) == 1
+    said = capsys.readouterr().err
+    assert "no such name: \\x1b]0;owned\\x07\\x202e" in said
+    assert not {"\x1b", "\x07", "\u202e"} & set(said)
 
 
 @pytest.mark.parametrize(

@@ -158,15 +158,49 @@ def test_unfinished_run_counts_up_to_the_first_gap_and_is_noted(make_run: MakeRu
     assert comparison.notes == ("base is not finished: every problem has 5 samples so far.",)
 
 
+def test_policies_without_a_model_have_no_sampling_to_agree_in(make_run: MakeRun) -> None:
+    base = make_run("base", {"test": [1] * 20}, 4)
+    guesser = {"model": {"name": "random"}, "sampling": {"temperature": 1.0, "max_new_tokens": 64}}
+    assert compare_runs([base, make_run("random", {"test": [0] * 20}, 4, manifest=guesser)], resamples=20).n == 4
+    other = make_run("other", {"test": [0] * 20}, 4, manifest={**guesser, "model": {"name": "m"}})
+    with pytest.raises(UsageError, match="sampling.max_new_tokens is 256 in base and 64 in other"):
+        compare_runs([base, other])
+
+
+def test_lost_problems_are_warned_of_before_all_else(make_run: MakeRun) -> None:
+    asked = {"variants": {"test": {"problems": 20, "samples": 4}}}
+    run = make_run("run", {"test": [1] * 20}, 4, manifest=asked)
+    assert not compare_runs([run], resamples=20).warnings
+    lines = (run / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "samples.jsonl").write_bytes(b"".join(lines[:-4]))
+    found = compare_runs([run], resamples=20)
+    assert found.warnings == ("run holds 19 of the 20 problems of test that it was asked for.",)
+    assert found.warnings[0] in found.notes
+
+
+def test_what_palestra_scored_again_itself_is_no_difference(make_run: MakeRun) -> None:
+    made = {"palestra": "0.2"}
+    runs = [make_run("a", {"test": [1] * 20}, 4, manifest=made)]
+    runs.append(make_run("b", {"test": [1] * 20}, 4, manifest={**made, "rescored": {"from": "a", "palestra": "0.2"}}))
+    assert not compare_runs(runs, resamples=20).notes
+
+
+def test_equal_curves_do_not_cross_and_need_no_problems(make_run: MakeRun) -> None:
+    base = make_run("base", {"test": [10, 4, 2, 1, 0] * 4}, 16)
+    trained = make_run("trained", {"test": [1, 0, 10, 2, 4] * 4}, 16)
+    [found] = compare_runs([base, trained]).verdicts
+    assert found.verdict.curves is not None
+    assert found.verdict.curves.crossover.estimate == 0.0
+    assert not [need for need in found.verdict.needs if "0000000" in need]
+
+
 def test_few_problems_and_what_runs_were_made_with_are_noted(make_run: MakeRun) -> None:
     a = make_run("a", {"test": [1, 2]}, 4, manifest={"palestra": "0.1", "sandbox": "local"})
     again = {"rescored": {"from": "a", "palestra": "0.2"}}
     b = make_run("b", {"test": [1, 2]}, 4, manifest={"palestra": "0.1", "engine": "vllm", **again})
     few, scored, engine = compare_runs([a, b], resamples=20).notes
     assert few.startswith("test has 2 problems: intervals")
-    assert scored.startswith(
-        "the version of palestra that scored it again is none in a and 0.2 in b: their difference"
-    )
+    assert scored.startswith("the version of palestra that scored it is 0.1 in a and 0.2 in b: their difference")
     assert engine.startswith("the engine is transformers in a and vllm in b")
 
 

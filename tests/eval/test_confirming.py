@@ -19,7 +19,7 @@ from palestra.eval.importing import import_scores
 from palestra.eval.run import evaluate
 from palestra.eval.settings import EvalSettings
 from palestra.eval.stats.discovery import samples_needed
-from palestra.eval.store import read_manifest, read_samples
+from palestra.eval.store import RunStore, read_manifest, read_samples
 
 ENV = "palestra/StringCompose-v0"
 
@@ -84,3 +84,16 @@ def test_of_an_imported_run_nothing_can_be_drawn(tmp_path: Path) -> None:
         runs.append(tmp_path / label)
     with pytest.raises(UsageError, match="was imported: nothing more can be sampled"):
         list(confirm(*runs))
+
+
+def test_a_run_that_was_interrupted_is_not_finished_by_a_confirmation(runs: list[Path]) -> None:
+    with RunStore.open(runs[0]) as store:
+        store.update_manifest(status="running", variants={"test": {"problems": 12, "samples": 5000}})
+    list(confirm(*runs))
+    assert read_manifest(runs[0])["status"] == "running"
+    with RunStore.open(runs[0]) as store:
+        store.update_manifest(status="running", variants={"test": {"problems": 12, "samples": 12}})
+    evaluate(
+        EvalSettings(model="random", env=ENV, out=runs[0], problems=12, samples=12, seed=0), only={("test", 0, 0)}
+    )
+    assert read_manifest(runs[0])["status"] == "done"

@@ -58,6 +58,14 @@ def test_a_parquet_table_has_a_row_per_sample(run: Path, tmp_path: Path) -> None
         to_parquet(run, tmp_path)
 
 
+def test_a_lone_surrogate_in_a_name_is_replaced_in_a_parquet_table(make_run: MakeRun, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    odd = make_run("odd", {"test": [1]}, 2, fields={"key": "q\ud800"})
+    assert to_parquet(odd, tmp_path / "x.parquet") == 2
+    assert pq.read_table(tmp_path / "x.parquet").column("key").to_pylist() == ["q?"] * 2
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_inspect_reads_its_log_back(run: Path, tmp_path: Path) -> None:
     log: Any = installed("inspect_ai.log")

@@ -168,6 +168,25 @@ def test_a_file_named_twice_does_not_count_twice(tmp_path: Path) -> None:
         import_scores([file, tmp_path / "." / "s.jsonl"], tmp_path / "run", name="x", model="m")
 
 
+def test_a_packed_copy_does_not_count_twice(tmp_path: Path) -> None:
+    file = score_lists(tmp_path / "s.jsonl", SOLVED)
+    (tmp_path / "s.jsonl.gz").write_bytes(gzip.compress(file.read_bytes()))
+    with pytest.raises(UsageError, match=r"its samples would count twice"):
+        import_scores([file, tmp_path / "s.jsonl.gz"], tmp_path / "run", name="x", model="m")
+
+
+def test_the_order_of_problems_in_a_file_plays_no_role(tmp_path: Path) -> None:
+    solved = np.eye(12, 3, dtype=bool)
+    lines = gzip.decompress(human_eval(tmp_path / "a.jsonl.gz", solved).read_bytes()).splitlines(keepends=True)
+    (tmp_path / "b.jsonl").write_bytes(b"".join(sorted(lines)[::-1]))
+    runs: list[str | Path] = [tmp_path / "a", tmp_path / "b"]
+    for run, file in zip(runs, ("a.jsonl.gz", "b.jsonl"), strict=True):
+        import_scores([tmp_path / file], run, name="x", model="m")
+    assert list(dict.fromkeys(s.key for s in read_samples(runs[0])))[:3] == [f"HumanEval/{i}" for i in range(3)]
+    test = compare_runs(runs, resamples=20).variants[0]
+    assert test.runs[0].successes.tolist() == test.runs[1].successes.tolist() == [1, 1, 1] + [0] * 9
+
+
 def test_files_that_are_missing_or_damaged_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read .*none.jsonl"):
         import_scores([tmp_path / "none.jsonl"], tmp_path / "run", name="x", model="m")

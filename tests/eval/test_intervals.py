@@ -79,11 +79,26 @@ def test_no_difference_anywhere_still_leaves_room_for_one() -> None:
     )
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])
-def test_an_end_at_zero_is_zero(bounds: tuple[float, float]) -> None:
+def test_one_success_leaves_no_narrower_interval_than_none() -> None:
+    def high(solved: int) -> float:
+        values = np.zeros((40, 1))
+        values[:solved] = 1 / 16
+        return float(ProblemBootstrap(40).curve(values).high[0])
+
+    highs = [high(solved) for solved in range(5)]
+    assert highs == sorted(highs)
+    assert highs[0] == pytest.approx(1 - 0.025 ** (1 / 40))
+    assert high(5) < highs[0], "five problems are enough for resamples of them"
+    difference = np.zeros((40, 1))
+    difference[0] = -1 / 16
+    found = ProblemBootstrap(40).curve(difference, bounds=(-1.0, 1.0))
+    assert found.high[0] == pytest.approx(highs[0], abs=0.002), "two models that hardly solve anything may differ"
+
+
+def test_an_end_at_zero_is_zero() -> None:
     sparse = np.zeros(12)
     sparse[:3] = 0.1, 0.6, 0.2
-    low = bootstrap_mean(sparse, bounds=bounds).low
+    low = bootstrap_mean(sparse).low
     assert f"{low:.1f}" == "0.0"
     assert low == 0.0
 

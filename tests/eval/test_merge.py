@@ -1,5 +1,6 @@
 """Shards of an evaluation, joined, are the run that one place would have drawn."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from palestra.eval.compare import compare_runs
 from palestra.eval.merge import Merged, merge
 from palestra.eval.run import evaluate
 from palestra.eval.settings import EvalSettings
-from palestra.eval.store import SampleRecord, read_manifest, read_samples, read_trajectory
+from palestra.eval.store import RunStore, SampleRecord, read_manifest, read_samples, read_trajectory
 
 ENV = "palestra/GeneralPoints-v0"
 
@@ -43,6 +44,27 @@ def test_a_merged_run_lacks_what_no_shard_drew_and_eval_draws_it(tmp_path: Path)
     assert read_manifest(tmp_path / "all")["status"] == "running"
     draw(tmp_path / "all")
     assert content(tmp_path / "all") == content(draw(tmp_path / "whole"))
+
+
+def test_a_problem_that_no_shard_drew_is_missed(tmp_path: Path) -> None:
+    shards = [draw(tmp_path / str(part), f"{part}/2") for part in (0, 1)]
+    for shard in shards:
+        lines = (shard / "samples.jsonl").read_bytes().splitlines(keepends=True)
+        last = max(s.problem for s in read_samples(shard))
+        kept = [line for line in lines if b'"problem":%d,' % last not in line]
+        (shard / "samples.jsonl").write_bytes(b"".join(kept))
+    assert merge(shards, tmp_path / "all") == Merged(28, 7)
+    assert read_manifest(tmp_path / "all")["status"] == "running"
+    draw(tmp_path / "all")
+    assert content(tmp_path / "all") == content(draw(tmp_path / "whole"))
+
+
+def test_versions_of_shards_are_kept(tmp_path: Path) -> None:
+    shards = [draw(tmp_path / str(part), f"{part}/2") for part in (0, 1)]
+    with RunStore.open(shards[1]) as store:
+        store.update_manifest(palestra="9.9")
+    merge(shards, tmp_path / "all")
+    assert read_manifest(tmp_path / "all")["palestra"] == f"{version('palestra')} and 9.9"
 
 
 def test_merging_again_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:

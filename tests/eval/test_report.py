@@ -264,8 +264,10 @@ def test_drawn_points_thin_out_on_the_logarithmic_axis() -> None:
 
 
 def test_unwritable_report_is_a_sentence(runs: list[str | Path], tmp_path: Path) -> None:
+    comparison = compare_runs(runs, resamples=20)
+    page = write_report(comparison, tmp_path / "new" / "report.html")
     with pytest.raises(UsageError, match="cannot write .*; choose another file"):
-        write_report(compare_runs(runs, resamples=20), tmp_path / "none" / "report.html")
+        write_report(comparison, page / "report.html")
 
 
 def test_missing_trajectories_are_a_sentence(runs: list[str | Path]) -> None:

@@ -14,6 +14,7 @@ from palestra.envs.sandbox import shared
 from palestra.envs.sandbox.shared import default_sandbox, shared_sandbox, use_sandbox
 from palestra.envs.tasks.dice import Dice
 from palestra.eval import episodes
+from palestra.eval.compare import compare_runs
 from palestra.eval.episodes import banned_ids
 from palestra.eval.run import evaluate
 from palestra.eval.settings import EvalSettings
@@ -33,6 +34,23 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(shared, "_opened", {})
     yield
     use_sandbox("local")
+
+
+def test_fewer_samples_than_a_finished_run_holds_change_nothing(tmp_path: Path) -> None:
+    evaluate(settings(tmp_path, samples=3))
+    evaluate(settings(tmp_path, samples=1, problems=1))
+    manifest = read_manifest(tmp_path)
+    assert (manifest["status"], manifest["variants"]) == ("done", {"test": {"problems": 2, "samples": 3}})
+    evaluate(settings(tmp_path, variant=("wording",), samples=1))
+    assert read_manifest(tmp_path)["variants"]["wording"] == {"problems": 2, "samples": 1}
+    assert not [w for w in compare_runs([tmp_path], resamples=20).warnings]
+
+
+@pytest.mark.parametrize("left", ["write.lock", "manifest.json.draft"])
+def test_a_run_that_died_before_its_manifest_is_begun_again(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).write_bytes(b"{")
+    evaluate(settings(tmp_path))
+    assert read_manifest(tmp_path)["status"] == "done"
 
 
 def test_an_environment_that_raises_costs_its_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -290,6 +290,16 @@ def test_extrapolation_recovers_its_own_model() -> None:
     assert beta_binomial_pass_at_k(plain, [1024])[0] > truth + 0.02
 
 
+@pytest.mark.parametrize("n", [1024, 8192])
+def test_the_fit_of_thousands_of_samples_does_not_underflow(n: int) -> None:
+    rng = np.random.default_rng(1)
+    p = np.concatenate([rng.beta(2, 2, 200), np.zeros(50)])
+    c = rng.binomial(n, p)
+    found, plain = fit_beta_binomial(n, c, zero_inflated=True), fit_beta_binomial(n, c[:200])
+    assert (plain.a, plain.b) == pytest.approx((2, 2), abs=0.5)
+    assert (found.a, found.b, found.zero_share) == pytest.approx((plain.a, plain.b, 0.2), abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -318,6 +328,7 @@ def test_extrapolation_recovers_its_own_model() -> None:
         (lambda: fixed_benchmark_se(4, [], 2), "at least 1 problem"),
         (lambda: k_grid(0), "k_max"),
         (lambda: fit_beta_binomial(4, [0, 0]), "no distribution"),
+        (lambda: fit_beta_binomial(4, [4, 4]), "no distribution"),
         (lambda: beta_binomial_pass_at_k(BetaBinomial(0.0, 1.0), [1]), "no distribution"),
     ],
 )

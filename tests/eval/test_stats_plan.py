@@ -73,6 +73,12 @@ def test_samples_needed_just_reach_the_target() -> None:
     assert reached(found) <= target < reached(found - 1)
 
 
+def test_a_pilot_of_equal_problems_shows_nothing_to_plan_from() -> None:
+    for successes in (3, 5):  # 0.3 has no exact float, and a variance of 1e-33
+        found = plan(10, [successes] * 20, None, k=1, delta=0.05)
+        assert (found.problems, found.samples) == (None, None)
+
+
 def test_no_number_of_samples_replaces_problems() -> None:
     n, c_rl, c_base = pilot()
     between = variance_parts(n, c_rl, c_base, 8).between

@@ -55,6 +55,10 @@ def test_sign_flip_tries_all_flips_of_few_problems(differences: list[float]) -> 
     assert sign_flip_p(x) == pytest.approx(theirs.pvalue, abs=1e-12)
 
 
+def test_sign_flips_that_tie_but_for_rounding_count() -> None:
+    assert sign_flip_p([0.1, 0.2, 0.3, -0.6]) == 1.0
+
+
 def test_sign_flip_agrees_with_scipy_on_many_problems() -> None:
     x = np.random.default_rng(1).normal(0.05, 0.3, 60)
     theirs = scipy.stats.permutation_test(
@@ -142,6 +146,10 @@ def test_crossover_of_many_curves_at_once() -> None:
 def test_crossover_is_none_zero_or_on_the_grid(delta: list[float]) -> None:
     star = float(crossover([2**i for i in range(len(delta))], delta))
     assert star == 0.0 or star == math.inf or 1.0 <= star <= 2 ** (len(delta) - 1)
+
+
+def test_a_lead_by_rounding_is_none() -> None:
+    assert crossover([1, 2, 4], [2e-17, -2e-17, 0.0]) == 0.0
 
 
 def test_crossover_interval_keeps_censored_resamples() -> None:
@@ -257,6 +265,11 @@ def test_welch_equals_scipy() -> None:
     assert found.p_value == pytest.approx(theirs.pvalue)
     assert found.degrees == pytest.approx(theirs.df)
     assert (found.interval.low, found.interval.high) == pytest.approx((ci.low, ci.high))
+
+
+def test_equal_changes_that_differ_by_rounding_have_no_spread() -> None:
+    with pytest.raises(ValueError, match="neither side has any spread"):
+        difference_in_differences([0.3, 0.4, 0.5], [0.1, 0.2, 0.3], [0.6, 0.7, 0.8], [0.5, 0.6, 0.7])
 
 
 def test_difference_in_differences_is_welch_of_each_seeds_change() -> None:

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 from toyruns import MakeRun, trajectory_of
 
-from palestra.envs.errors import UsageError
+from palestra.envs.errors import UsageError, visible
 from palestra.eval.records import SampleRecord
-from palestra.eval.viewing import Wanted, episodes_to_view, visible
+from palestra.eval.viewing import Wanted, episodes_to_view
 
 COUNTS = [0, 1, 2]
 
