@@ -46,7 +46,12 @@ def render_report(comparison: Comparison, *, examples: int = EXAMPLES) -> str:
         PalestraError: A trajectory file is missing or damaged.
     """
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_without_controls,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
     )
     template = environment.from_string(
         files("palestra.eval.report").joinpath("report.html.j2").read_text(encoding="utf-8")
@@ -87,6 +92,10 @@ def write_report(comparison: Comparison, path: str | Path, *, examples: int = EX
     except OSError as error:
         raise UsageError(f"cannot write {target} ({error.strerror}); choose another file.") from error
     return target
+
+
+def _without_controls(value: Any) -> Any:
+    return visible(value) if type(value) is str else value  # not of our own markup
 
 
 def _matrix(comparison: Comparison) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from palestra.envs.errors import visible
 from palestra.eval.comparison import Curve
 from palestra.eval.stats.passk import k_grid
 
@@ -74,8 +75,8 @@ def line_chart(chart: Chart) -> str:
     height = legend_top + _LEGEND_ROW * len(chart.series)
     parts = [
         f'<svg role="img" aria-labelledby="{chart.ident}-t {chart.ident}-d" viewBox="0 0 640 {height}">',
-        f'<title id="{chart.ident}-t">{escape(chart.title)}</title>',
-        f'<desc id="{chart.ident}-d">{escape(chart.description)}</desc>',
+        f'<title id="{chart.ident}-t">{_text(chart.title)}</title>',
+        f'<desc id="{chart.ident}-d">{_text(chart.description)}</desc>',
         *_axes(chart, x, y, top, bottom),
     ]
     for series in chart.series:
@@ -171,5 +172,9 @@ def _legend_entry(series: Series, top: float) -> list[str]:
         f'<line class="line s{style}" stroke-dasharray="{DASHES[style]}" x1="{_LEFT}" x2="{_LEFT + 46}" '
         f'y1="{middle}" y2="{middle}"/>',
         _marker(style, _LEFT + 23, middle),
-        f'<text class="legend" x="{_LEFT + 56}" y="{top}">{escape(series.curve.label)}</text>',
+        f'<text class="legend" x="{_LEFT + 56}" y="{top}">{_text(series.curve.label)}</text>',
     ]
+
+
+def _text(text: str) -> str:
+    return escape(visible(text))

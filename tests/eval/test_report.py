@@ -115,6 +115,20 @@ def test_text_of_a_model_is_escaped(make_run: MakeRun) -> None:
     assert "{{ 7 * 7 }}" in html
 
 
+def test_control_characters_in_names_are_shown(make_run: MakeRun) -> None:
+    odd = "a\x1b[31m\u202eb\x00"
+    fields = {"stop": odd, "process": {odd: 1.0}}
+    run = make_run(
+        "base",
+        {odd: BASE},
+        fields=fields,
+        trajectory=lambda s: {**trajectory_of(s), **fields, "task": odd, "messages": [{"role": odd, "content": odd}]},
+    )
+    html = render_report(compare_runs([run], resamples=20))
+    assert "a\\x1b[31m\\x202eb\\x00" in html
+    assert not {"\x1b", "\u202e", "\x00"} & set(html)
+
+
 def test_labels_in_figures_are_escaped(runs: list[str | Path]) -> None:
     html = render_report(compare_runs([f"<b>&={runs[0]}", runs[1]], resamples=20), examples=0)
     assert '">&lt;b&gt;&amp;</text>' in html
