@@ -59,7 +59,7 @@ def test_a_longer_run_is_compared_at_the_last_step_of_the_shorter(tmp_path: Path
     lines = result.stdout.splitlines()
     assert lines[2] == "| short, seed 0 | .000 | .100 |  | 200 | 400 |"
     # Both have sampled 200 tokens in the end.
-    assert lines[-1] == "long - short: +0.100 [+nan, +nan] at step 10, +0.300 [+nan, +nan] at equal tokens"
+    assert lines[-1] == "long - short: +0.100 (one run) at step 10, +0.300 (one run) at equal tokens"
 
 
 def test_runs_with_other_validations_are_refused(tmp_path: Path) -> None:
