@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from types import TracebackType
 from typing import Self
 
@@ -54,8 +55,9 @@ class ProgressReport:
             self._bar.start()
             self._task = self._bar.add_task(title, total=total, completed=done, text="")
         else:
-            # Also of work of which nothing is done for long.
-            threading.Thread(target=self._tell, name="palestra-progress", daemon=True).start()
+            # Also of work of which nothing is done for long; not beyond the life of the report.
+            told = (weakref.ref(self), self._over)
+            threading.Thread(target=_tell, args=told, name="palestra-progress", daemon=True).start()
 
     def update(self, done: int, text: str | None = None) -> None:
         """Report that `done` are done in all, with a short text such as the latest metrics."""
@@ -80,12 +82,17 @@ class ProgressReport:
     ) -> None:
         self.close()
 
-    def _tell(self) -> None:
-        while not self._over.wait(LINE_EVERY_S):
-            self._line()
-
     def _line(self) -> None:
         elapsed = time.perf_counter() - self._began
         new = self.done - self._before
         left = f", {(self.total - self.done) * elapsed / new:.0f} s left" if new else ""
         self._console.print(f"{self.title}: {self.done}/{self.total} {self.unit}, {elapsed:.0f} s{left}  {self.text}")
+
+
+def _tell(of: "weakref.ref[ProgressReport]", over: threading.Event) -> None:
+    while not over.wait(LINE_EVERY_S):
+        report = of()
+        if report is None:
+            return
+        report._line()
+        del report
