@@ -66,8 +66,8 @@ class EvalSettings(BaseModel):
     power_alpha: float | None = Field(
         None,
         gt=0,
-        description="draw turns from the model's probability to this power (arXiv 2510.14901); 4 is usual. Takes "
-        "tens of times as long as plain sampling (some --power-moves times half the blocks of a turn)",
+        description="draw turns from the model's probability to this power (arXiv 2510.14901); 4 is usual. Draws the rest "
+        "of a turn anew --power-moves times per block: 7 times the tokens of short answers, far more of long turns",
     )
     power_block: PositiveInt = Field(16, description="power sampling: tokens by which its limit grows")
     power_moves: PositiveInt = Field(10, description="power sampling: moves at each limit")
