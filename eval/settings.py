@@ -67,7 +67,7 @@ class EvalSettings(BaseModel):
         None,
         gt=0,
         description="draw turns from the model's probability to this power (arXiv 2510.14901); 4 is usual. The rest "
-        "of a turn is drawn anew --power-moves times per block: 7 times the tokens of short answers, more of long ones",
+        "of a turn is drawn anew --power-moves times per block: 7 times the tokens of short turns, more of long ones",
     )
     power_block: PositiveInt = Field(16, description="power sampling: tokens by which its limit grows")
     power_moves: PositiveInt = Field(10, description="power sampling: moves at each limit")
