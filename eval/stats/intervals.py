@@ -26,6 +26,8 @@ NEAR_CONSTANT = 0.01
 FEW = 5
 """Fewer problems than this that differ from the others are too few for resamples of them."""
 _BLOCK = 2**22
+_KEPT = 2**25
+"""Draws that are kept at most."""
 _DIGITS = 12
 """Ends of intervals are rounded to so many decimals: sums that should be 0 may be -1e-17."""
 
@@ -120,6 +122,7 @@ class ProblemBootstrap:
         self.seed = seed
         self._member = _membership(problems, clusters)
         self._sizes = np.bincount(self._member).astype(np.float64)
+        self._kept: list[npt.NDArray[np.uint32]] | None = None
 
     @property
     def units(self) -> int:
@@ -203,14 +206,25 @@ class ProblemBootstrap:
         return x
 
     def _weights(self) -> Iterator[FloatArray]:
-        """Yield how often each unit is drawn, resamples in rows, in blocks that bound the memory."""
+        """Yield how often each unit is drawn, resamples in rows, in blocks that bound the memory.
+
+        Drawing takes longer than all that is done with the draws, so they are kept for the next series (`_KEPT`).
+        """
+        if self._kept is not None:
+            yield from (block.astype(np.float64) for block in self._kept)
+            return
+        kept: list[npt.NDArray[np.uint32]] = []
         rng = np.random.default_rng(self.seed)
         units, left = self.units, self.resamples
         while left:
             rows = min(left, max(1, _BLOCK // units))
             drawn = rng.integers(0, units, (rows, units)) + units * np.arange(rows)[:, None]
-            yield np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float64)
+            block = np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.uint32)
+            if self.resamples * units <= _KEPT:
+                kept.append(block)
+            yield block.astype(np.float64)
             left -= rows
+        self._kept = kept or None
 
     def _unseen(
         self, mean: FloatArray, spread: FloatArray, bounds: tuple[float, float]

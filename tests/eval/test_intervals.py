@@ -282,3 +282,11 @@ def test_band_covers_the_whole_curve_at_m_50(difference: bool) -> None:
 @pytest.mark.parametrize("world", [skewed, sparse, mostly_solved])
 def test_band_covers_in_skewed_sparse_and_mostly_solved_worlds(world: World, m: int, difference: bool) -> None:
     assert joint_coverage(world, m, 1000, difference=difference) >= 0.91
+
+
+def test_resamples_that_are_kept_are_the_same() -> None:
+    values = np.random.default_rng(0).random((30, 4))
+    bootstrap = ProblemBootstrap(30, resamples=200)
+    first, again = bootstrap.curve(values), bootstrap.curve(values)
+    for name in ("low", "high", "band_low", "band_high"):
+        assert np.array_equal(getattr(first, name), getattr(again, name))
