@@ -2,13 +2,11 @@
 
 Python code is interrupted by an alarm. Code that holds the interpreter (a long loop in C, say `sum(range(10**13))`)
 does not see the alarm: where `TimeLimits` may end the process, a second timer, of processor time, prints where it
-stands and does so. An alarm that comes late to a process that did next to nothing is put again: the process was
-stopped, or its machine was.
+stands and does so.
 """
 
 import faulthandler
 import signal
-import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import ParamSpec, Self, TypeVar
@@ -18,8 +16,6 @@ _Value = TypeVar("_Value")
 
 _GRACE = 2.0
 """Multiple of the limit after which code that cannot be interrupted ends the process."""
-_LATE_S = 0.1
-"""By which an alarm is late."""
 
 
 class OutOfTimeError(BaseException):
@@ -27,7 +23,7 @@ class OutOfTimeError(BaseException):
 
 
 class TimeLimits:
-    """Limits calls while it is entered, in the main thread of a process.
+    """TimeLimits calls while it is entered, in the main thread of a process.
 
     Args:
         may_exit: Whether to end the process when code cannot be interrupted otherwise.
@@ -35,7 +31,6 @@ class TimeLimits:
 
     def __init__(self, *, may_exit: bool = False) -> None:
         self._may_exit = may_exit
-        self._seconds = self._due = self._worked = 0.0
 
     def call(
         self, seconds: float, function: Callable[_Args, _Value], /, *arguments: _Args.args, **named: _Args.kwargs
@@ -47,7 +42,7 @@ class TimeLimits:
         """
         if self._may_exit:
             signal.setitimer(signal.ITIMER_PROF, _GRACE * seconds)
-        self._arm(seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             return function(*arguments, **named)
         finally:
@@ -56,7 +51,7 @@ class TimeLimits:
                 signal.setitimer(signal.ITIMER_PROF, 0)
 
     def __enter__(self) -> Self:
-        self._handler = signal.signal(signal.SIGALRM, self._interrupt)
+        self._handler = signal.signal(signal.SIGALRM, _interrupt)
         self._timer = signal.setitimer(signal.ITIMER_REAL, 0)
         if self._may_exit:
             # In C: prints the traceback, then does what the signal does by default, which is to end the process.
@@ -71,13 +66,6 @@ class TimeLimits:
         signal.signal(signal.SIGALRM, self._handler)
         signal.setitimer(signal.ITIMER_REAL, *self._timer)
 
-    def _arm(self, seconds: float) -> None:
-        self._seconds, self._due, self._worked = seconds, time.monotonic() + seconds, time.process_time()
-        signal.setitimer(signal.ITIMER_REAL, seconds)
 
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        worked = time.process_time() - self._worked
-        if time.monotonic() - self._due > _LATE_S and worked < self._seconds / 2:
-            self._arm(self._seconds)
-            return
-        raise OutOfTimeError
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise OutOfTimeError
