@@ -282,9 +282,10 @@ def _chance_notes(guesser: LoadedRun | None) -> list[str]:
 
 def _made_with(manifest: Mapping[str, Any]) -> dict[str, object]:
     """Return what a difference between runs may be due to besides the model."""
+    drew = manifest.get("palestra", "unknown")
+    scored = manifest.get("rescored", {}).get("palestra", drew)
     return {
-        "the version of palestra": manifest.get("palestra", "unknown"),
-        "the version of palestra that scored it": manifest.get("rescored", manifest).get("palestra", "unknown"),
+        "the version of palestra": drew if scored == drew else f"{drew} (scored by {scored})",
         "the engine": manifest.get("engine", DEFAULT_ENGINE),
         "the sandbox": manifest.get("sandbox", DEFAULT_SANDBOX),
     }

@@ -23,7 +23,7 @@ class OutOfTimeError(BaseException):
 
 
 class TimeLimits:
-    """TimeLimits calls while it is entered, in the main thread of a process.
+    """Limits calls while it is entered, in the main thread of a process.
 
     Args:
         may_exit: Whether to end the process when code cannot be interrupted otherwise.

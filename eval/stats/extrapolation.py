@@ -50,7 +50,7 @@ def fit_beta_binomial(n: int | Counts, c: Counts, *, zero_inflated: bool = False
         zero_inflated: Allow a share of problems that are never solved.
 
     Raises:
-        ValueError: A count is not whole or out of range, all are 0 or n, or no maximum was found.
+        ValueError: A count is not whole or out of range, or all are 0 or n.
     """
     samples, successes = checked_counts(n, c)
     if np.all(successes == 0) or np.all(successes == samples):
@@ -69,10 +69,7 @@ def fit_beta_binomial(n: int | Counts, c: Counts, *, zero_inflated: bool = False
 
     start = np.zeros(3 if zero_inflated else 2)
     bounds = [(-7.0, 9.0), (-7.0, 9.0), (-12.0, 12.0)][: len(start)]
-    result = minimize(negative_log_likelihood, start, method="L-BFGS-B", bounds=bounds)
-    if not np.isfinite(result.fun) or (not result.success and result.nit == 0):
-        raise ValueError(f"no distribution fits these counts ({result.message}).")
-    found = result.x
+    found = minimize(negative_log_likelihood, start, method="L-BFGS-B", bounds=bounds).x
     return BetaBinomial(
         float(np.exp(found[0])), float(np.exp(found[1])), float(expit(found[2])) if zero_inflated else 0.0
     )

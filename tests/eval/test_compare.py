@@ -200,7 +200,7 @@ def test_few_problems_and_what_runs_were_made_with_are_noted(make_run: MakeRun) 
     b = make_run("b", {"test": [1, 2]}, 4, manifest={"palestra": "0.1", "engine": "vllm", **again})
     few, scored, engine = compare_runs([a, b], resamples=20).notes
     assert few.startswith("test has 2 problems: intervals")
-    assert scored.startswith("the version of palestra that scored it is 0.1 in a and 0.2 in b: their difference")
+    assert scored.startswith("the version of palestra is 0.1 in a and 0.1 (scored by 0.2) in b: their difference")
     assert engine.startswith("the engine is transformers in a and vllm in b")
 
 

@@ -290,3 +290,18 @@ def test_resamples_that_are_kept_are_the_same() -> None:
     first, again = bootstrap.curve(values), bootstrap.curve(values)
     for name in ("low", "high", "band_low", "band_high"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("m", [20, 40, 100])
+@pytest.mark.parametrize("solvable", [0.02, 0.05, 0.1, 0.2])
+@pytest.mark.parametrize("p", [0.1, 0.5, 1.0])
+def test_the_pointwise_interval_covers_where_few_problems_are_solvable(m: int, solvable: float, p: float) -> None:
+    """400 runs of 16 samples: measured 0.93 to 1.00; from resamples alone 0.85 to 1.00, under 0.93 in 9 worlds."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        values = rng.binomial(16, np.where(rng.random(m) < solvable, p, 0.0)) / 16
+        curve = ProblemBootstrap(m, resamples=300, seed=int(rng.integers(2**31))).curve(values[:, None])
+        covered += bool(curve.low[0] <= solvable * p <= curve.high[0])
+    assert covered / 400 >= 0.917  # 0.95 less 3 standard deviations

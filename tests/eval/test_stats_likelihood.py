@@ -79,6 +79,34 @@ def test_the_bound_holds_where_failures_are_rare(p: float, n: int) -> None:
     assert missed <= 38  # 5 % of 500, and 3 standard deviations
 
 
+COPIES = [(0.5, 32), (0.55, 16), (0.6, 32), (0.7, 32), (0.8, 32), (0.9, 8), (0.9, 32), (0.95, 64), (0.97, 32)]
+COPIES += [(0.98, 64), (0.985, 64), (0.99, 256)]
+WORLDS = [([p, 1 - p], [p, 1 - p], 1, n) for p, n in COPIES] + [
+    ([0.5, 0.5], [0.9, 0.1], 2, 64),
+    ([0.5, 0.47, 0.03], [0.9, 0.09, 0.01], 2, 64),
+    ([0.3, 0.4, 0.3], [0.8, 0.15, 0.05], 2, 64),
+    ([0.6, 0.1, 0.3], [0.1, 0.85, 0.05], 2, 64),
+    ([0.05, 0.9, 0.05], [0.6, 0.35, 0.05], 2, 64),
+    ([0.01, 0.99], [0.6, 0.4], 1, 64),
+    ([0.001, 0.01, 0.989], [0.3, 0.3, 0.4], 2, 64),
+]
+"""Probabilities of the texts under the base and the trained model, how many of them are right, samples of either."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("base", "trained", "right", "n"), WORLDS)
+def test_the_bound_holds_in_enumerable_worlds(base: list[float], trained: list[float], right: int, n: int) -> None:
+    """2,000 runs each at alpha 0.05: measured at most 5.3 % misses; 7 to 17 % of copies from 0.9 on if normal."""
+    rng = np.random.default_rng(0)
+    logs, truth, missed = (np.log(base), np.log(trained)), sum(base[:right]), 0
+    for _ in range(2000):
+        drawn = [rng.choice(len(base), n, p=model) for model in (base, trained)]
+        found = mis_lower_bound(*(Scored(logs[0][y], logs[1][y], y < right) for y in drawn))
+        assert 0.0 <= found.low <= 1.0
+        missed += found.low > truth + 1e-9
+    assert missed / 2000 <= 0.065  # 5 % and 3 standard deviations
+
+
 def test_a_bound_is_a_probability_and_has_a_width() -> None:
     halves = np.log([0.5, 0.5]), np.log([0.9, 0.1])
 

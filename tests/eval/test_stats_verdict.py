@@ -219,8 +219,9 @@ def test_guessing_forbids_claims_about_curves() -> None:
     assert found.labels == (Label.NOT_DECIDED,)
     assert found.curves is None
     assert "guessing alone reaches pass@1 of 0.25" in found.reasons[Label.NOT_DECIDED]
-    [one] = [judged(0.3, 0.6, chance=np.array([1.0] + [0.0] * 149)).reasons[Label.NOT_DECIDED]]
-    assert one.startswith("guessing alone solves 1 of the problems in more than 9 of 10 attempts; leave them out")
+    one = judged(0.3, 0.6, chance=np.array([1.0] + [0.0] * 149))
+    reason = "guessing alone solves 1 of the problems in more than 9 of 10 attempts; leave them out"
+    assert one.reasons[Label.NOT_DECIDED].startswith(reason)
     assert judged(0.3, 0.6, k_limit=0).reasons[Label.NOT_DECIDED].startswith("claims are limited to k < 1")
 
 
