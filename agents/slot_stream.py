@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import torch
 
+from palestra.agents.decoder import Decoder
 from palestra.agents.engine import Completion, SamplingParams
 from palestra.agents.sampling import sample_tokens
 from palestra.agents.slots import SlotCache
@@ -42,8 +43,9 @@ class SlotStream:
         budget: Bytes that the cache may take; fewer sequences are taken where it would be passed.
     """
 
-    def __init__(self, model: Any, stop_ids: torch.Tensor, params: SamplingParams, most: int, budget: int) -> None:
+    def __init__(self, model: Any, stop_ids: frozenset[int], params: SamplingParams, most: int, budget: int) -> None:
         self._model, self._stop, self._params = model, stop_ids, params
+        self._decoder = Decoder.of(model)
         self._was_training = model.training
         model.eval()
         config = model.config.get_text_config()
@@ -144,9 +146,13 @@ class SlotStream:
 
     def _decode(self) -> list[tuple[int, Completion]]:
         """Sample one more token of every turn at work."""
-        ids = torch.tensor([[row.done.ids[-1]] for row in self._rows[: self._at_work]])
         rows = slice(0, self._at_work)
-        return self._sample(rows, self._forward(rows, ids, torch.ones_like(ids)))
+        ids = torch.tensor([row.done.ids[-1] for row in self._rows[rows]])
+        if self._decoder is None:
+            return self._sample(rows, self._forward(rows, ids[:, None], torch.ones_like(ids)[:, None]))
+        logits = self._decoder(ids.to(self._model.device), self._cache, rows)
+        self._cache.advance(1)
+        return self._sample(rows, logits)
 
     def _forward(self, rows: slice, ids: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         """Read new columns; returns the logits `(rows, vocabulary)` after the last."""
@@ -169,14 +175,13 @@ class SlotStream:
         working = self._rows[rows]
         draws = torch.tensor([row.random.random() for row in working], dtype=torch.float64)
         chosen, logprobs = sample_tokens(logits, self._params, draws.to(device))
-        ended = torch.isin(chosen, self._stop).tolist()
         finished = []
-        for row, token, logprob, stop in zip(working, chosen.tolist(), logprobs.tolist(), ended, strict=True):
+        for row, token, logprob in zip(working, chosen.tolist(), logprobs.tolist(), strict=True):
             row.done.ids.append(token)
             row.done.logprobs.append(logprob)
-            if stop:
+            if token in self._stop:
                 row.done.stop = "eos"
-            if stop or len(row.done.ids) >= self._params.max_tokens:
+            if row.done.stop == "eos" or len(row.done.ids) >= self._params.max_tokens:
                 finished.append((row.key, row.done))
         for key, _ in finished:
             self._at_work -= 1

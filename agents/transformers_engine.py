@@ -48,7 +48,7 @@ class TransformersEngine:
         self.pad_id = pad_id
         self.cache_bytes = cache_bytes
         self.batch_tokens = batch_tokens
-        self._stop = torch.tensor(sorted(stop_ids), device=model.device)
+        self._stop = stop_ids
 
     def open(self, params: SamplingParams, most: int) -> Stream:
         """Return a stream; see `Engine.open`."""
@@ -93,13 +93,11 @@ class TransformersEngine:
             ).logits[:, -1]
             draws = torch.tensor([streams[i].random() for i in alive], dtype=torch.float64)
             chosen, logprobs = sample_tokens(logits, params, draws.to(logits.device))
-            ended = torch.isin(chosen, self._stop).tolist()
             for row, token, logprob in zip(alive, chosen.tolist(), logprobs.tolist(), strict=True):
                 if done[row].stop == "length":
                     done[row].ids.append(token)
                     done[row].logprobs.append(logprob)
-            for row, stop in zip(alive, ended, strict=True):
-                if stop:
+                if token in self._stop:
                     done[row].stop = "eos"
             going = [k for k, row in enumerate(alive) if done[row].stop == "length"]
             if not going:

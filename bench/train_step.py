@@ -7,8 +7,8 @@ Three trainers of the same model on the same tasks with the same settings (GRPO,
 - `ours`: what `palestra train` runs;
 - `rollout_func`: TRL's GRPOTrainer with a function that calls `model.generate` once per turn (generate_rollout.py);
 - `environment_factory`: TRL's GRPOTrainer with its own loop of tool calls. An organism answers in words instead of
-  calling `submit`, which ends the episode there, too. `--max-tokens` limits the whole episode here, and a turn of the
-  others: its longest episodes are shorter.
+  calling `submit`, which ends the episode there, too. Its only limit is one of the whole episode: here as many tokens
+  as the others may sample in all turns of one, `--max-tokens` times the turns.
 
 `--clock cpu` counts the CPU seconds of the process instead of wall time: for a machine that has other work.
 
@@ -235,7 +235,7 @@ def factory(args: argparse.Namespace, config: GRPOConfig) -> GRPOTrainer:
     return GRPOTrainer(
         model=loaded.model,
         processing_class=loaded.tokenizer,
-        args=replaced(config, max_completion_length=args.max_tokens),
+        args=replaced(config, max_completion_length=args.max_tokens * make(args.env, "train").max_turns),
         train_dataset=Dataset.from_list(rows),
         environment_factory=environment_factory(args.env, "train"),
     )
