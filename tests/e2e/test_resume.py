@@ -172,7 +172,7 @@ from palestra.eval.run import evaluate
 from palestra.eval.settings import EvalSettings
 
 out, model, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-settings = EvalSettings(model=model, env="palestra/StringCompose-v0", variant=("test", "atoms"), samples=24,
+settings = EvalSettings(model=model, env="palestra/StringCompose-v0", variant=("test", "atoms"), samples=160,
                         problems=12, concurrency=int(sys.argv[4]), max_tokens=20, out=out)
 rng, killed = random.Random(0), 0
 while True:  # this process never computes: its children find everything imported
@@ -200,7 +200,7 @@ def test_eval_killed_twenty_times_ends_as_an_undisturbed_one(tmp_path: Path, org
         subprocess.run(command, check=True, timeout=280)
     found, whole = ({r.id: r for r in read_samples(tmp_path / name)} for name in ("killed", "whole"))
     lines = (tmp_path / "killed" / "samples.jsonl").read_bytes().splitlines()
-    assert len(lines) == len(found) == 2 * 12 * 24
+    assert len(lines) == len(found) == 2 * 12 * 160
     assert found.keys() == whole.keys()
     for key, sample in found.items():
         same = whole[key]
