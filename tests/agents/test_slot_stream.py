@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from palestra.agents.codec import ChatCodec
+from palestra.agents.decoder import Decoder
 from palestra.agents.engine import BatchStream, Completion, SamplingParams, Stream
 from palestra.agents.models import LoadedModel, load_model
 from palestra.agents.slot_stream import SlotStream
@@ -59,11 +60,17 @@ def flat(said: dict[int, list[list[int] | Completion]]) -> dict[int, list[int]]:
     }
 
 
+@pytest.mark.parametrize("decoded", [True, False], ids=["decoder", "own forward pass"])
 @pytest.mark.parametrize("most", [1, 3, 40])
-def test_the_same_samples_as_reading_everything_anew(loaded: LoadedModel, most: int) -> None:
+def test_the_same_samples_as_reading_everything_anew(
+    loaded: LoadedModel, most: int, decoded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not decoded:
+        monkeypatch.setattr(Decoder, "of", lambda model: None)
     engine = engine_of(loaded)
     with engine.open(PARAMS, most) as kept, BatchStream(engine.generate, PARAMS, 40) as anew:
         assert isinstance(kept, SlotStream)
+        assert (kept._decoder is not None) == decoded
         assert flat(converse(kept, list(range(24)), 4, most)) == flat(converse(anew, list(range(24)), 4, 40))
 
 
