@@ -16,9 +16,9 @@ from transformers.activations import SiLUActivation
 
 from palestra.agents.slots import SlotCache
 
-_KNOWN = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+FAMILIES = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _PLAIN = (nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, SiLUActivation)
-_FIXED_ROPE = frozenset({"default", "linear", "llama3"})
+FIXED_ROPE = frozenset({"default", "linear", "llama3"})
 """Rotary embeddings whose frequencies do not depend on the length of the sequence."""
 
 
@@ -128,7 +128,7 @@ class Decoder:
 
 def decodes(model: Any) -> bool:
     """Return whether every part of a model is one that `Decoder` knows: no adapters, hooks, shards, other types."""
-    if type(model) not in _KNOWN or model.config.rope_parameters["rope_type"] not in _FIXED_ROPE:
+    if type(model) not in FAMILIES or model.config.rope_parameters["rope_type"] not in FIXED_ROPE:
         return False
     family, device = type(model).__module__, model.model.embed_tokens.weight.device
     return all(

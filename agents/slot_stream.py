@@ -1,12 +1,7 @@
-"""Sampling turns of many sequences with one model: the rows at work stay together, the others keep their cache.
-
-Rows are in three consecutive parts: those whose turn is being sampled, those that wait for their environment, and
-free ones. A row moves between the parts by changing places with the one at the border.
-"""
+"""Sampling turns of many sequences with one model: each keeps its cache, and those that read the same share it."""
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence as Several
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,22 +9,16 @@ import torch
 
 from palestra.agents.decoder import Decoder
 from palestra.agents.engine import Completion, SamplingParams
+from palestra.agents.places import Places, Sequence
 from palestra.agents.sampling import sample_tokens
 from palestra.agents.slots import SlotCache
 
 _JOIN_AT = 8
 """New tokens are read once their rows are at least one in so many of those at work: a forward pass has a price."""
-
-
-@dataclass(slots=True)
-class _Row:
-    key: int
-    new: list[int]
-    """Tokens that were not read yet."""
-    random: random.Random
-    fresh: bool = True
-    """Whether nothing of it was read yet."""
-    done: Completion = field(default_factory=lambda: Completion([], [], "length"))
+_PASS_TOKENS = 128
+"""What a forward pass costs beside its tokens, in tokens: where padding is more, two passes take less time."""
+_FIRST_COLUMNS, _FIRST_PART = 1024, 32
+"""What the cache begins with, if that is but one part in so many of the budget: every time it grows, it is copied."""
 
 
 class SlotStream:
@@ -54,57 +43,50 @@ class SlotStream:
         size = next(model.parameters()).element_size()
         self._column_bytes: int = 2 * config.num_hidden_layers * heads * width * size
         self._most, self._budget = most, budget
-        self._cache = SlotCache(config.num_hidden_layers, most, 0, model.device)
-        self._rows: list[_Row] = []  # at work, then waiting
-        self._at_work = 0
-        self._place: dict[int, int] = {}
-        self._arriving: list[int] = []
+        columns = min(_FIRST_COLUMNS, budget // _FIRST_PART // (most * self._column_bytes))
+        self._cache = SlotCache(config.num_hidden_layers, most + 1, columns, model.device)
+        self._places = Places(self._cache)
+        self._sequences: dict[int, Sequence] = {}
+        self._arriving: list[Sequence] = []
 
     def room(self) -> int:
         """Return how many more sequences may be submitted."""
-        free = self._most - len(self._rows)
-        longest = max((len(row.new) for row in self._rows), default=0) + self._params.max_tokens
+        held = self._sequences
+        longest = max((len(one.new) for one in held.values()), default=0) + self._params.max_tokens
         columns = max(self._cache.mask.shape[1], self._cache.column + longest)
-        affordable = self._budget // (columns * self._column_bytes) - len(self._rows)
-        return max(int(not self._rows), min(free, affordable))
+        affordable = self._budget // (columns * self._column_bytes) - len(held)
+        return max(int(not held), min(self._most - len(held), affordable))
 
-    def submit(self, key: int, ids: Sequence[int], seed: int) -> None:
+    def submit(self, key: int, ids: Several[int], seed: int) -> None:
         """Begin a sequence."""
-        self._place[key] = len(self._rows)
-        self._cache.clear(len(self._rows))
-        self._rows.append(_Row(key, list(ids), random.Random(seed)))
-        self._arriving.append(key)
+        self._sequences[key] = Sequence(key, list(ids), random.Random(seed))
+        self._arriving.append(self._sequences[key])
 
-    def extend(self, key: int, ids: Sequence[int], seed: int) -> None:
+    def extend(self, key: int, ids: Several[int], seed: int) -> None:
         """Add tokens to a sequence; the last one that was sampled is still to be read as well."""
-        row = self._rows[self._place[key]]
-        row.new = [row.done.ids[-1], *ids]
-        row.random, row.fresh, row.done = random.Random(seed), False, Completion([], [], "length")
-        self._arriving.append(key)
+        one = self._sequences[key]
+        one.new = [one.done.ids[-1], *ids]
+        one.random, one.done = random.Random(seed), Completion([], [], "length")
+        self._arriving.append(one)
 
     def drop(self, key: int) -> None:
         """Forget a sequence."""
-        place = self._place.pop(key)
-        if place < self._at_work:
-            self._at_work -= 1
-            self._fill(place, self._at_work)
-            place = self._at_work
-        self._fill(place, len(self._rows) - 1)
-        self._rows.pop()
-        if key in self._arriving:
-            self._arriving.remove(key)
+        one = self._sequences.pop(key)
+        self._places.leave(one)
+        if one in self._arriving:
+            self._arriving.remove(one)
 
     def step(self) -> list[tuple[int, Completion]]:
         """Read the new tokens, or sample one more token of every turn; returns the turns that ended."""
         with torch.inference_mode():
-            if self._arriving and len(self._arriving) * _JOIN_AT >= self._at_work:
+            if self._arriving and len(self._arriving) * _JOIN_AT >= self._places.working:
                 return self._join()
-            return self._decode() if self._at_work else []
+            return self._decode() if self._places.working else []
 
     def close(self) -> None:
         """Forget all sequences and the cache, and put the model back into its mode."""
         self._model.train(self._was_training)
-        self._rows, self._place, self._arriving, self._at_work = [], {}, [], 0
+        self._sequences, self._arriving, self._places = {}, [], Places(self._cache)
         self._cache.release()
 
     def __enter__(self) -> Self:
@@ -116,38 +98,31 @@ class SlotStream:
         self.close()
 
     def _join(self) -> list[tuple[int, Completion]]:
-        """Read the new tokens of all that arrived, and sample the first token of their turns.
-
-        Of sequences that begin alike, as the members of a group do, one is read and the others take its cache.
-        """
-        first = self._at_work
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for key in self._arriving:
-            row = self._rows[self._place[key]]
-            alike.setdefault(tuple(row.new) if row.fresh else (-1, key), []).append(key)
-        read, taking = [keys[0] for keys in alike.values()], [keys[1:] for keys in alike.values()]
-        for place, key in enumerate([*read, *(key for keys in taking for key in keys)], first):
-            self._move(self._place[key], place)
-        self._at_work += len(self._arriving)
+        """Read the new tokens of all that arrived, once for those that stay alike, and sample the next ones."""
+        alike: dict[tuple[int | None, ...], list[Sequence]] = {}
+        for one in self._arriving:
+            alike.setdefault((one.place, *one.new), []).append(one)
         self._arriving = []
-        rows = self._rows[first : first + len(read)]
-        width = max(len(row.new) for row in rows)
-        new = torch.zeros(len(read), width, dtype=torch.long)
-        for place, row in enumerate(rows):
-            new[place, width - len(row.new) :] = 1
-        padded = [[0] * (width - len(row.new)) + row.new for row in rows]
-        logits = self._forward(slice(first, first + len(read)), torch.tensor(padded), new)
-        source = [place for place, keys in enumerate(taking) for _ in keys]
-        if source:
-            theirs = range(first + len(read), self._at_work)
-            self._cache.copy([first + place for place in source], theirs, self._cache.column - width)
-            logits = logits[[*range(len(read)), *source]]
-        return self._sample(slice(first, self._at_work), logits)
+        return [ended for groups in _passes(list(alike.values())) for ended in self._read(groups)]
+
+    def _read(self, groups: list[list[Sequence]]) -> list[tuple[int, Completion]]:
+        """Read the new tokens of groups of sequences that stay alike, and sample the next ones."""
+        first = self._places.working
+        for some in groups:
+            self._places.enlist(some)
+        width = max(len(some[0].new) for some in groups)
+        new = torch.zeros(len(groups), width, dtype=torch.long)
+        ids = torch.zeros_like(new)
+        for row, some in enumerate(groups):
+            start = width - len(some[0].new)
+            new[row, start:], ids[row, start:] = 1, torch.tensor(some[0].new)
+        rows = slice(first, self._places.working)
+        return self._sample(rows, self._forward(rows, ids, new))
 
     def _decode(self) -> list[tuple[int, Completion]]:
         """Sample one more token of every turn at work."""
-        rows = slice(0, self._at_work)
-        ids = torch.tensor([row.done.ids[-1] for row in self._rows[rows]])
+        rows = slice(0, self._places.working)
+        ids = torch.tensor([some[0].done.ids[-1] for some in self._places.members[rows]])
         if self._decoder is None:
             return self._sample(rows, self._forward(rows, ids[:, None], torch.ones_like(ids)[:, None]))
         logits = self._decoder(ids.to(self._model.device), self._cache, rows)
@@ -170,35 +145,41 @@ class SlotStream:
         return logits
 
     def _sample(self, rows: slice, logits: torch.Tensor) -> list[tuple[int, Completion]]:
-        """Add a token to the turns of some rows; returns the turns that ended."""
+        """Add a token to the turns of the sequences in some rows, the last of those at work; returns which ended."""
         device = logits.device
-        working = self._rows[rows]
-        draws = torch.tensor([row.random.random() for row in working], dtype=torch.float64)
+        groups = [list(some) for some in self._places.members[rows]]
+        working = [one for some in groups for one in some]
+        if len(working) > len(groups):
+            logits = logits[[row for row, some in enumerate(groups) for _ in some]]
+        draws = torch.tensor([one.random.random() for one in working], dtype=torch.float64)
         chosen, logprobs = sample_tokens(logits, self._params, draws.to(device))
-        finished = []
-        for row, token, logprob in zip(working, chosen.tolist(), logprobs.tolist(), strict=True):
-            row.done.ids.append(token)
-            row.done.logprobs.append(logprob)
+        for one, token, logprob in zip(working, chosen.tolist(), logprobs.tolist(), strict=True):
+            one.done.ids.append(token)
+            one.done.logprobs.append(logprob)
             if token in self._stop:
-                row.done.stop = "eos"
-            if row.done.stop == "eos" or len(row.done.ids) >= self._params.max_tokens:
-                finished.append((row.key, row.done))
-        for key, _ in finished:
-            self._at_work -= 1
-            self._move(self._place[key], self._at_work)
-        return finished
+                one.done.stop = "eos"
+        for some in reversed(groups):
+            self._part(some)
+        return [(one.key, one.done) for one in working if self._ended(one)]
 
-    def _move(self, place: int, other: int) -> None:
-        """Exchange two rows."""
-        if place != other:
-            self._cache.swap(place, other)
-            rows = self._rows
-            rows[place], rows[other] = rows[other], rows[place]
-            self._place[rows[place].key], self._place[rows[other].key] = place, other
+    def _part(self, some: list[Sequence]) -> None:
+        """Have those go on together that drew the same token; a turn that ended leaves the rows at work."""
+        alike: dict[int, list[Sequence]] = {}
+        for one in some:
+            alike.setdefault(one.done.ids[-1], []).append(one)
+        ways = sorted(alike.values(), key=lambda way: self._ended(way[0]))
+        for way in ways[1:]:
+            (self._places.release if self._ended(way[0]) else self._places.enlist)(way)
+        if self._ended(ways[0][0]):
+            self._places.release(ways[0])
 
-    def _fill(self, place: int, other: int) -> None:
-        """Put another row into the place of one that is not needed any more."""
-        if place != other:
-            self._cache.copy([other], [place])
-            self._rows[place] = self._rows[other]
-            self._place[self._rows[place].key] = place
+    def _ended(self, one: Sequence) -> bool:
+        return one.done.stop == "eos" or len(one.done.ids) >= self._params.max_tokens
+
+
+def _passes(groups: list[list[Sequence]]) -> list[list[list[Sequence]]]:
+    """Cut groups with few new tokens off from those with many, as long as that spares more than a pass costs."""
+    groups = sorted(groups, key=lambda some: -len(some[0].new))
+    widths = [len(some[0].new) for some in groups]
+    spared, cut = max(((widths[0] - widths[k]) * (len(widths) - k), k) for k in range(len(widths)))
+    return [groups[:cut], *_passes(groups[cut:])] if spared > _PASS_TOKENS else [groups]

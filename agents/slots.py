@@ -6,7 +6,6 @@ that goes on after an observation costs only the observation, and a row that end
 Columns that no row uses are squeezed out when they become too many.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -116,21 +115,11 @@ class SlotCache(Cache):
         self.length[row] = 0
 
     @torch.inference_mode()
-    def copy(self, rows: Sequence[int], to: Sequence[int], since: int = 0) -> None:
-        """Put what some rows hold in the columns from `since` on into others, which hold nothing that counts."""
-        source, target = (torch.tensor(places, device=self.mask.device) for places in (rows, to))
+    def copy(self, row: int, to: int) -> None:
+        """Put what a row holds into another one, which holds nothing."""
         for held in self._held():
-            held[target, ..., since : self.column, :] = held[source, ..., since : self.column, :]
-        self.length[target] = self.length[source]
-
-    @torch.inference_mode()
-    def swap(self, one: int, other: int) -> None:
-        """Exchange two rows."""
-        for held in self._held():
-            kept = held[one, ..., : self.column, :].clone()
-            held[one, ..., : self.column, :] = held[other, ..., : self.column, :]
-            held[other, ..., : self.column, :] = kept
-        self.length[[one, other]] = self.length[[other, one]]
+            held[to, ..., : self.column, :] = held[row, ..., : self.column, :]
+        self.length[to] = self.length[row]
 
     def release(self) -> None:
         """Give the memory back now: cache and layers know each other, and would wait for the collector of cycles."""
@@ -143,28 +132,33 @@ class SlotCache(Cache):
         return [self.mask[..., None], *(held for layer in self._layers for held in layer.held())]
 
     def _make_room(self, width: int) -> None:
-        if self.column + width <= self.mask.shape[1]:
-            return
+        """Have room for new columns, of which at least half are of use to a row that has as many as any."""
         used = int(self.length.max())
-        if 2 * (used + width) > self.mask.shape[1]:
-            self._grow(2 * (used + width) + _SPARE_COLUMNS)
-        if self.column + width > self.mask.shape[1]:
+        enough = 2 * (used + width) + _SPARE_COLUMNS
+        if self.column + width > enough:
             self._squeeze(used)
+        if self.column + width > self.mask.shape[1]:
+            self._grow(enough)
 
     def _squeeze(self, used: int) -> None:
         """Move the tokens of every row to its first columns, in their order."""
-        order = torch.argsort(1 - self.mask[:, : self.column], dim=1, stable=True)[:, :used]
-        self.mask[:, :used] = self.mask[:, : self.column].gather(1, order)
+        live = self.length[:, 0].nonzero()[:, 0]
+        order = torch.argsort(1 - self.mask[live, : self.column], dim=1, stable=True)[:, :used]
+        for held in self._held():
+            kept = held[live, ..., : self.column, :]
+            index = (order if held.ndim == 3 else order[:, None])[..., None]
+            held[live, ..., :used, :] = kept.gather(-2, index.expand(*kept.shape[:-2], used, kept.shape[-1]))
         self.mask[:, used:] = 0
-        for held in self._held()[1:]:
-            index = order[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3])
-            held[:, :, :used] = held.gather(2, index)
         self.column = used
 
     def _grow(self, columns: int) -> None:
-        self.mask = torch.nn.functional.pad(self.mask, (0, columns - self.mask.shape[1]))
+        self.mask = _longer(self.mask[..., None], columns, self.column)[..., 0]
         for layer in self._layers:
             if layer.is_initialized:
-                layer.keys, layer.values = (
-                    torch.nn.functional.pad(held, (0, 0, 0, columns - held.shape[2])) for held in layer.held()
-                )
+                layer.keys, layer.values = (_longer(held, columns, self.column) for held in layer.held())
+
+
+def _longer(held: torch.Tensor, columns: int, used: int) -> torch.Tensor:
+    longer = held.new_zeros(*held.shape[:-2], columns, held.shape[-1])
+    longer[..., :used, :] = held[..., :used, :]
+    return longer

@@ -128,11 +128,77 @@ def test_sequences_that_begin_alike_are_read_once(loaded: LoadedModel, monkeypat
     assert read[0] == sum(len(prompts[key]) for key in range(3)), "three prompts were read for twelve sequences"
 
 
+@pytest.mark.parametrize("decoded", [True, False], ids=["decoder", "own forward pass"])
+def test_members_that_draw_the_same_tokens_share_a_row(
+    loaded: LoadedModel, decoded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve members of two groups, cold enough to stay together for long; three leave before their turn is over."""
+    if not decoded:
+        monkeypatch.setattr(Decoder, "of", lambda model: None)
+    params = SamplingParams(max_tokens=12, temperature=0.05)
+    engine = engine_of(loaded)
+    rows: list[int] = []
+    sample = SlotStream._sample
+
+    def counted(self: SlotStream, some: slice, logits: torch.Tensor) -> list[tuple[int, Completion]]:
+        rows.append(len(logits))
+        return sample(self, some, logits)
+
+    monkeypatch.setattr(SlotStream, "_sample", counted)
+    prompts = [[30 + key % 2, 31, 32] for key in range(12)]
+    alone = engine.generate(prompts, params, range(12))
+    together: dict[int, list[int]] = {}
+    with engine.open(params, 12) as stream:
+        for key, prompt in enumerate(prompts):
+            stream.submit(key, prompt, key)
+        stream.step()
+        for key in (0, 1, 8):
+            stream.drop(key)
+        while len(together) < 9:
+            together |= {key: completion.ids for key, completion in stream.step()}
+    assert together == {key: alone[key].ids for key in range(12) if key not in (0, 1, 8)}
+    ways = [len({(key % 2, *ids[:at]) for key, ids in together.items() if len(ids) > at}) for at in range(12)]
+    assert rows == ways, "a row for each way that is gone"
+    assert sum(ways) < 0.9 * sum(map(len, together.values()))
+
+
+def test_members_that_are_told_the_same_stay_together_and_the_others_part(loaded: LoadedModel) -> None:
+    params = SamplingParams(max_tokens=6, temperature=0)
+    engine = engine_of(loaded)
+
+    def turns(stream: Stream) -> tuple[dict[int, list[int]], list[int]]:
+        said: dict[int, list[int]] = {key: [] for key in range(6)}
+        rows = []
+        for key in said:
+            stream.submit(key, [30, 31, 32], key)
+        for turn in range(3):
+            open_turns = set(said)
+            while open_turns:
+                for key, completion in stream.step():
+                    said[key] += completion.ids
+                    open_turns.remove(key)
+                if isinstance(stream, SlotStream):
+                    rows.append(sum(map(bool, stream._places.members)))
+            for key in said:
+                stream.extend(key, [40 + (key % 2 if turn == 0 else key // 2)], key)
+        return said, rows
+
+    with engine.open(params, 6) as kept, BatchStream(engine.generate, params, 6) as anew:
+        (ours, rows), (theirs, _) = turns(kept), turns(anew)
+    assert ours == theirs
+    assert set(rows) == {1, 2, 6}
+    assert rows == sorted(rows)
+
+
 def test_columns_are_squeezed_out_and_do_not_pile_up(loaded: LoadedModel) -> None:
+    columns = []
     with engine_of(loaded).open(PARAMS, 4) as stream:
-        converse(stream, list(range(60)), 4, 4)
-        longest = 4 * (PARAMS.max_tokens + 12)
-        assert stream._cache.mask.shape[1] <= 4 * longest  # type: ignore[attr-defined]
+        assert isinstance(stream, SlotStream)
+        for seed in range(60):
+            converse(stream, [seed, seed + 60, seed + 120], 4, 4)
+            columns.append(stream._cache.column)
+    longest = 4 * (PARAMS.max_tokens + 12)
+    assert max(columns) <= 3 * longest
 
 
 def test_a_closed_stream_has_given_its_cache_back(loaded: LoadedModel) -> None:
