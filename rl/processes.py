@@ -59,7 +59,10 @@ def gather(values: list[Any]) -> list[Any]:
 
 @contextmanager
 def whole_weights(trainer: Any) -> Iterator[Any]:
-    """Yield the trainer's model with all its weights on every process, to sample from.
+    """Yield the trainer's model with all its weights on every process, and its own forward pass, to sample from.
+
+    Args:
+        trainer: Its `fused_forward` is what TRL has put in the place of the model's forward pass, None for nothing.
 
     Raises:
         UsageError: The model is sharded by the first FSDP, whose modules cannot be kept whole.
@@ -72,10 +75,26 @@ def whole_weights(trainer: Any) -> Iterator[Any]:
         part.unshard()
     try:
         # Of ZeRO-3, this gathers.
-        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
+        with (
+            unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
+            _own_forward(model, trainer.fused_forward),
+        ):
             yield model
     finally:
         again = trainer.accelerator.state.fsdp_plugin.reshard_after_forward if parts else False
         for part in parts:
             part.set_reshard_after_forward(again, recurse=False)
             part.reshard()
+
+
+@contextmanager
+def _own_forward(model: Any, fused: Any) -> Iterator[None]:
+    """Have a model's class decide how it computes: through what replaces it, `Decoder` cannot see."""
+    replaced = fused is not None and vars(model).get("forward") is fused
+    if replaced:
+        del model.forward
+    try:
+        yield
+    finally:
+        if replaced:
+            model.forward = fused
