@@ -1,7 +1,8 @@
 """GRPO on TRL, whose episodes and advantages are ours, and everything else TRL's.
 
-Three seams: `rollout_func` (public) takes trajectories, one override replaces the advantages `(rows,)` by
-`(rows, tokens)`, which TRL's losses accept, and one deals out the rows of a step to its micro-batches.
+Four seams: `rollout_func` (public) takes trajectories, one override replaces the advantages `(rows,)` by
+`(rows, tokens)`, which TRL's losses accept, one deals out the rows of a step to its micro-batches, and one reads what
+rows share but once where TRL computes log-probabilities.
 tests/rl/test_trl_contract.py fails with a sentence when TRL moves one of them.
 """
 
@@ -11,12 +12,14 @@ from statistics import mean
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 from trl import GRPOTrainer
 
 from palestra.rl.credit import CREDIT_RULES, EpisodeRewards
 from palestra.rl.credit.step_groups import singleton_share, step_group_credit
 from palestra.rl.logprobs import sampling_mismatch
-from palestra.rl.microbatches import by_length
+from palestra.rl.microbatches import deal
+from palestra.rl.prefix_tree import PassCost, PrefixTrees, reads_trees
 from palestra.rl.processes import gather
 from palestra.rl.sampler import GroupSampler
 
@@ -53,7 +56,12 @@ class AgentGRPOTrainer(GRPOTrainer):
         self._seconds: dict[str, float] = {}
         self._weights: list[float] = []
         rewards: list[Any] = [outcome, reward, process]
+        own = "forward" not in vars(kwargs["model"])
         super().__init__(reward_funcs=rewards, rollout_func=self._episodes, **kwargs)
+        self.fused_forward = vars(self.model).get("forward") if own else None
+        """What TRL has put in the place of the model's own forward pass, to compute log-probabilities in parts."""
+        base = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        self._pass_cost = PassCost.of(base.config) if reads_trees(base) else None
 
     def _episodes(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         columns = self.sampler(prompts, trainer)
@@ -115,6 +123,41 @@ class AgentGRPOTrainer(GRPOTrainer):
                 self._metrics["train"][name][-1] *= self._weights[self._step % self.args.steps_per_generation]
         return loss
 
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Compute log-probabilities and entropies `(rows, tokens)` as TRL does, over trees where that costs less.
+
+        A pass over `batch_size` rows is one pass either way: processes whose weights are in shards keep step.
+        """
+        theirs = super()._get_per_token_logps_and_entropies
+        if self._pass_cost is None:
+            found: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] = theirs(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
+            )
+            return found
+        parts = []
+        size = batch_size or len(input_ids)
+        for ids, attention in zip(torch.split(input_ids, size), torch.split(attention_mask, size), strict=True):
+            trees = PrefixTrees.where_cheaper(ids, attention, logits_to_keep, self._pass_cost)
+            if trees is None:
+                logprobs, entropies, _ = theirs(model, ids, attention, logits_to_keep, None, compute_entropy, **kwargs)
+            else:
+                with self.accelerator.autocast():
+                    nodes = model(**trees.inputs(), fused_lm_head=True)
+                logprobs = trees.spread(nodes.log_probs)
+                entropies = trees.spread(nodes.entropy) if compute_entropy else None
+            parts.append((logprobs, entropies))
+        logprobs, entropies = zip(*parts, strict=True)
+        return torch.cat(logprobs), torch.cat(entropies) if compute_entropy else None, None
+
     def _token_weights(self, batches: list[dict[str, Any]]) -> list[float]:
         """Return the trained tokens of each micro-batch, of all processes, divided by their mean."""
         tokens = torch.stack([(batch["completion_mask"] * batch["tool_mask"]).sum() for batch in batches])
@@ -127,7 +170,7 @@ class AgentGRPOTrainer(GRPOTrainer):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(*args, **kwargs)
         if self._buffered_inputs is not before:  # a new step was sampled
-            self._buffered_inputs = by_length(self._buffered_inputs)
+            self._buffered_inputs = deal(self._buffered_inputs, self._pass_cost)
             self._weights = self._token_weights(self._buffered_inputs)
             inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         self._seconds["prepare"] = self._seconds.get("prepare", 0.0) + time.perf_counter() - began

@@ -15,12 +15,14 @@ from trl import GRPOTrainer
 from palestra.envs import Reward
 from palestra.envs.tasks.string_compose import StringCompose
 from palestra.rl.credit import CREDIT_RULES, EpisodeRewards
+from palestra.rl.prefix_tree import PrefixTrees
 from palestra.rl.rundir import RunFolder
 from palestra.rl.settings import TrainSettings
 from palestra.rl.train import train
 from palestra.rl.trl_trainer import AgentGRPOTrainer
 
 GROUP = 4
+TRL_LOGPROBS = GRPOTrainer._get_per_token_logps_and_entropies
 
 
 class Captured:
@@ -265,7 +267,7 @@ def tokenwise(name: str, seen: Captured) -> torch.Tensor:
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
 @pytest.mark.parametrize("off_policy", [False, True], ids=["on-policy", "off-policy"])
 def test_loss_and_every_gradient_equal_trls_own_for_outcome_credit(
-    grpo: Any, grpo_run: Captured, loss_type: str, off_policy: bool
+    grpo: Any, grpo_run: Captured, loss_type: str, off_policy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grpo.loss_type = loss_type
     ours, theirs = dict(grpo_run.ours), dict(grpo_run.theirs)
@@ -279,8 +281,14 @@ def test_loss_and_every_gradient_equal_trls_own_for_outcome_credit(
         now = log_probabilities(grpo, ours)
         noise = torch.randn(now.shape, generator=torch.Generator().manual_seed(0))
         ours["old_per_token_logps"] = theirs["old_per_token_logps"] = now + 0.2 * noise
-    expected, expected_gradients = gradients(grpo, theirs)
+    trees: list[PrefixTrees] = []
+    read = PrefixTrees.inputs
+    monkeypatch.setattr(PrefixTrees, "inputs", lambda self: trees.append(self) or read(self))
     loss, our_gradients = gradients(grpo, ours)
+    assert trees, "ours is TRL's own way to compute log-probabilities"
+    monkeypatch.setattr(AgentGRPOTrainer, "_get_per_token_logps_and_entropies", TRL_LOGPROBS)
+    expected, expected_gradients = gradients(grpo, theirs)
+    assert len(trees) == 1
     assert loss == pytest.approx(expected, abs=1e-6)
     assert our_gradients.keys() == expected_gradients.keys()
     largest = max(g.abs().max().item() for g in expected_gradients.values())

@@ -1,4 +1,4 @@
-"""Micro-batches of like length: nothing is lost, nothing but padding is cut, and nothing else is learned."""
+"""Micro-batches dealt anew: nothing is lost, nothing but padding is cut, and nothing else is learned."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,8 @@ from trl import GRPOTrainer
 
 from palestra.envs import Reward
 from palestra.envs.tasks.string_compose import StringCompose
-from palestra.rl.microbatches import by_length
+from palestra.rl.microbatches import deal
+from palestra.rl.prefix_tree import PassCost, PrefixTrees
 from palestra.rl.rundir import RunFolder
 from palestra.rl.settings import TrainSettings
 from palestra.rl.train import train
@@ -43,10 +44,12 @@ def row_of(batch: dict[str, Any], i: int) -> tuple[int, ...]:
     return (int(batch["per_row"][i]), *(int(x) for name in names for x in batch[name][i] if x))
 
 
-@given(LENGTHS, st.integers(1, 4))
-def test_rows_are_the_same_and_only_padding_is_cut(lengths: list[tuple[int, int]], count: int) -> None:
+@given(LENGTHS, st.integers(1, 4), st.sampled_from([None, PassCost(1.0), PassCost(1e4)]))
+def test_rows_are_the_same_and_only_padding_is_cut(
+    lengths: list[tuple[int, int]], count: int, cost: PassCost | None
+) -> None:
     before = [padded(lengths, 1 + i * len(lengths)) for i in range(count)]
-    after = by_length(before)
+    after = deal(before, cost)
     assert [len(batch["per_row"]) for batch in after] == [len(lengths)] * count
     rows = [[row_of(batch, i) for batch in batches for i in range(len(lengths))] for batches in (before, after)]
     assert sorted(rows[0]) == sorted(rows[1])
@@ -56,21 +59,44 @@ def test_rows_are_the_same_and_only_padding_is_cut(lengths: list[tuple[int, int]
         assert batch["completion_ids"].shape == batch["advantages"].shape
         assert batch["completion_ids"].shape[1] == max(1, batch["completion_mask"].sum(1).max())
     longest = [int((batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).max()) for batch in after]
-    assert longest == sorted(longest, reverse=True)
+    assert cost is not None or longest == sorted(longest, reverse=True)
 
 
 def test_short_rows_are_not_padded_to_the_longest_of_the_step() -> None:
-    batches = by_length([padded([(2, 9), (2, 1)], 1), padded([(2, 1), (2, 9)], 3)])
+    batches = deal([padded([(2, 9), (2, 1)], 1), padded([(2, 1), (2, 9)], 3)])
     assert [batch["completion_ids"].shape for batch in batches] == [(2, 9), (2, 1)]
 
 
+@pytest.mark.parametrize(("alike", "expected"), [(True, [[0, 2], [1, 3]]), (False, [[1, 2], [0, 3]])])
+def test_rows_that_begin_alike_are_dealt_together_where_much_is_shared(alike: bool, expected: list[list[int]]) -> None:
+    """Two groups whose members differ in length: (0, 2) and (1, 3)."""
+    lengths = (2, 9, 8, 3)
+    rows = [[1 + row % 2 if alike else 1 + row] * 6 + [5] * length for row, length in enumerate(lengths)]
+    batches = [
+        {
+            "prompt_ids": torch.tensor([rows[row][:6] for row in part]),
+            "prompt_mask": torch.ones(2, 6, dtype=torch.int),
+            "completion_ids": torch.tensor([rows[row][6:] + [0] * (9 - lengths[row]) for row in part]),
+            "completion_mask": torch.tensor([[1] * lengths[row] + [0] * (9 - lengths[row]) for row in part]),
+            "row": torch.tensor(part),
+        }
+        for part in ([0, 1], [2, 3])
+    ]
+    assert [sorted(batch["row"].tolist()) for batch in deal(batches, PassCost(100.0))] == expected
+
+
 @pytest.mark.parametrize("algo", ["grpo", "dapo"])
+@pytest.mark.parametrize("trees", [True, False], ids=["trees", "rows"])
 def test_small_micro_batches_have_the_gradient_of_a_large_one(
-    algo: str, monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
+    algo: str, trees: bool, monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(StringCompose, "grade", lambda self, task, answer: Reward(float(answer > "d")))
     logs = []
+    inputs, read = PrefixTrees.inputs, []
+    monkeypatch.setattr(PrefixTrees, "inputs", lambda self: read.append(len(self.place)) or inputs(self))
     for micro in (4, 16):
+        if not trees or micro == 16:  # what small trees teach is what one pass over rows teaches
+            monkeypatch.setattr("palestra.rl.trl_trainer.reads_trees", lambda model: False)
         settings = TrainSettings(
             model=str(organism), env="palestra/StringCompose-v0", variant="train-atoms", out=tmp_path / str(micro),
             algo=algo, steps=1, prompts=4, group_size=4, micro_batch=micro, max_tokens=16, track="none", beta=0.01,
@@ -79,6 +105,7 @@ def test_small_micro_batches_have_the_gradient_of_a_large_one(
             train(settings, folder)
         manifest = json.loads((settings.out / "manifest.json").read_text(encoding="utf-8"))
         logs.append(next(row for row in manifest["history"] if "loss" in row))
+    assert read == ([4] * 8 if trees else []), "four passes of the policy, and four of the reference"
     assert logs[0]["completions/min_length"] < logs[0]["completions/max_length"], "all are as long: nothing is cut"
     assert logs[0]["grad_norm"] > 0.01
     assert logs[0]["grad_norm"] == pytest.approx(logs[1]["grad_norm"], rel=1e-4)

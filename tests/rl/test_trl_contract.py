@@ -9,12 +9,15 @@ import torch
 from trl import GRPOTrainer
 
 from palestra.agents.codec import ChatCodec
+from palestra.agents.decoder import Decoder
 from palestra.agents.engine import SamplingParams
+from palestra.agents.slot_stream import SlotStream
 from palestra.agents.trajectory import Trajectory, TurnSpan
 from palestra.envs import Reward, TaskId, TextEnv
 from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.tasks.string_compose import StringCompose
 from palestra.rl.organisms.tokenizer import character_tokenizer
+from palestra.rl.processes import _own_forward
 from palestra.rl.rundir import RunFolder
 from palestra.rl.sampler import GroupSampler, Sample, SamplerSettings, _as_columns
 from palestra.rl.settings import TrainSettings
@@ -90,12 +93,52 @@ def test_every_pass_is_as_wide_as_its_own_longest_episode(
         return loss(self, model, inputs)
 
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", noted)
+    monkeypatch.setattr("palestra.rl.trl_trainer.reads_trees", lambda model: False)
     captured_batch(monkeypatch, organism, tmp_path / "run", micro_batch=4)
     widths = [width for width, _ in passes]
     assert len(passes) == 4
     assert all(width == longest for width, longest in passes), "TRL no longer takes its micro-batches from our seam"
     assert widths == sorted(widths, reverse=True)
     assert widths[0] > widths[-1], "nobody sorted them, or all are as long"
+
+
+def test_episodes_are_sampled_by_the_models_own_forward_pass_which_the_decoder_knows(
+    monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
+) -> None:
+    """TRL puts a pass of its own in its place, which is back when the loss is computed."""
+    decoders: list[Decoder | None] = []
+    patched: list[bool] = []
+    opened, loss = SlotStream.__init__, GRPOTrainer._compute_loss
+
+    def noted_stream(self: Any, *args: Any) -> None:
+        opened(self, *args)
+        decoders.append(self._decoder)
+
+    def noted_loss(self: Any, model: Any, inputs: Any) -> Any:
+        patched.append("forward" in vars(model))
+        return loss(self, model, inputs)
+
+    monkeypatch.setattr(SlotStream, "__init__", noted_stream)
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", noted_loss)
+    captured_batch(monkeypatch, organism, tmp_path / "run", steps=2, validate_every=1, validate_problems=2)
+    assert len(decoders) >= 4, "two steps, and a validation before and after"
+    assert all(decoders), "TRL's forward pass is on the model while it samples"
+    assert patched
+    assert all(patched), "TRL no longer puts a forward pass of its own on the model, or we did not put it back"
+
+
+def test_a_forward_pass_that_somebody_else_has_wrapped_is_left_alone() -> None:
+    """accelerate wraps it for mixed precision: without that, the model would sample in another precision."""
+    model = torch.nn.Linear(2, 2)
+    fused = model.forward
+    model.forward = fused
+    with _own_forward(model, fused):
+        assert "forward" not in vars(model)
+    assert vars(model)["forward"] is fused
+    model.forward = wrapped = lambda x: fused(x)
+    for theirs in (fused, None):
+        with _own_forward(model, theirs):
+            assert vars(model)["forward"] is wrapped
 
 
 def samples_of(*trajectories: Trajectory) -> list[Sample]:

@@ -1,0 +1,192 @@
+"""Episodes that begin alike, read once: a pass over trees of prefixes in place of one over rows.
+
+The members of a group share their prompt, and often most of what follows; a pass over rows reads it for each of them.
+Here rows become a few trees in which a shared prefix stands once: a token has the position that it has in its
+episodes, and a mask shows it their past. Log-probabilities and gradients are those of the rows, up to rounding. Known
+as prefix grouping (prompts only, arXiv 2506.05433) and tree training (arXiv 2511.00413), which packs trees as well.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from palestra.agents.decoder import FAMILIES, FIXED_ROPE
+
+_STRETCH = (1, 1.25, 1.5, 2, 3, 4, 6, 8)
+"""How large trees may be, in longest rows: one row each at worst, the members of a group at best."""
+_IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class PassCost:
+    """What a pass costs, in units of one token seeing another one.
+
+    Args:
+        token: What all but attention costs per token. A layer takes 2 operations per weight, and 4 x heads x width of
+            a head per token that is seen.
+    """
+
+    token: float
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        """Read it off the configuration of a model with gated feed-forward layers."""
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = 2 * config.num_attention_heads + 2 * config.num_key_value_heads
+        weights = config.hidden_size * (heads * width + 3 * config.intermediate_size)
+        return cls(weights / (2 * config.num_attention_heads * width))
+
+    def rows(self, lengths: Sequence[int]) -> float:
+        """Return the cost of a pass over rows of so many tokens: padded to the longest, they see what is before."""
+        longest = max(lengths)
+        return len(lengths) * longest * (self.token + longest / 2)
+
+    def trees(self, sizes: Sequence[int]) -> float:
+        """Return the cost of a pass over trees of so many nodes: padded to the largest, they see all of it, masked."""
+        largest = max(sizes)
+        return len(sizes) * largest * (self.token + largest)
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How the rows of a batch are put into trees."""
+
+    order: list[int]
+    """The rows by their tokens: those that begin alike are neighbours."""
+    shared: list[int]
+    """For each in that order: how many nodes it has in common with the one before; 0 where a tree begins."""
+    sizes: list[int]
+    """Nodes of each tree."""
+    starts: list[int]
+    """Where in the order each tree begins."""
+
+    @classmethod
+    def best(cls, rows: list[list[int]], cost: PassCost) -> Self:
+        """Return the cheapest of some ways to cut the rows, in their order, into trees."""
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+        shared = [0, *(_shared(rows[a], rows[b]) for a, b in pairwise(order))]
+        nodes = [len(rows[i]) - 1 for i in order]
+        limits = [int(max(nodes) * stretch) for stretch in _STRETCH]
+        return min((cls._cut(order, shared, nodes, limit) for limit in limits), key=lambda p: cost.trees(p.sizes))
+
+    @classmethod
+    def _cut(cls, order: list[int], shared: list[int], nodes: list[int], limit: int) -> Self:
+        """Fill a tree after the other until it has as many nodes as it may."""
+        starts, sizes = [0], [nodes[0]]
+        for k in range(1, len(order)):
+            if sizes[-1] + nodes[k] - shared[k] <= limit:
+                sizes[-1] += nodes[k] - shared[k]
+            else:
+                starts.append(k)
+                sizes.append(nodes[k])
+        return cls(order, [0 if k in starts else s for k, s in enumerate(shared)], sizes, starts)
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixTrees:
+    """The rows of a batch as trees.
+
+    A node is a token and the one that comes after it: where rows part, the last token that they share stands once for
+    each way on, since a model's head predicts one token per place.
+    """
+
+    ids: Tensor
+    """`(trees, nodes)`, padded on the right."""
+    positions: Tensor
+    """`(trees, nodes)`: where a token stands in its episodes."""
+    mask: Tensor
+    """`(trees, 1, nodes, nodes)`: whether a node (third) sees another one (last); all see themselves."""
+    labels: Tensor
+    """`(trees, nodes)`: the token that comes next, -100 on padding."""
+    place: Tensor
+    """`(rows, tokens)`: the node, counted through all trees, that predicts a completion's token."""
+    scored: Tensor
+    """`(rows, tokens)`: whether there is a token, and not padding."""
+
+    @classmethod
+    def where_cheaper(cls, ids: Tensor, attention: Tensor, completion: int, cost: PassCost) -> Self | None:
+        """Return the trees of a batch, or None where a pass over its rows costs less.
+
+        Args:
+            ids: `(rows, columns)`: prompts padded on the left, completions on the right.
+            attention: 1 for tokens and 0 for padding; shape as `ids`.
+            completion: How many columns, the last ones, are the completion's.
+            cost: Of passes of the model.
+        """
+        rows = [row[there].tolist() for row, there in zip(ids.cpu(), attention.cpu().bool(), strict=True)]
+        packing = Packing.best(rows, cost)
+        cheaper = 0 < cost.trees(packing.sizes) < cost.rows([len(row) for row in rows])
+        return cls.of(rows, packing, attention[:, -completion:].bool()) if cheaper else None
+
+    @classmethod
+    def of(cls, rows: list[list[int]], packing: Packing, scored: Tensor) -> Self:
+        """Put rows into trees.
+
+        Args:
+            rows: The tokens of each, prompt and completion.
+            packing: Of these rows.
+            scored: `(rows, tokens)`: where a completion has tokens, the last ones of its row.
+        """
+        size = max(packing.sizes)
+        shape = (len(packing.sizes), size)
+        ids, positions, labels = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
+        labels += _IGNORED
+        mask = torch.eye(size, dtype=torch.bool).repeat(shape[0], 1, 1)
+        place = torch.zeros(scored.shape, dtype=torch.long)
+        there = scored.cpu()
+        tree, path = -1, torch.zeros(0, dtype=torch.long)
+        for k, row in enumerate(packing.order):
+            if tree + 1 < len(packing.starts) and k == packing.starts[tree + 1]:
+                tree, filled = tree + 1, 0
+            shared, tokens = packing.shared[k], torch.tensor(rows[row])
+            last = len(tokens) - 1
+            new = slice(filled, filled + last - shared)
+            path = torch.cat([path[:shared], torch.arange(new.start, new.stop)])
+            ids[tree, new], labels[tree, new] = tokens[shared:-1], tokens[shared + 1 :]
+            positions[tree, new] = torch.arange(shared, last)
+            past = torch.ones(last - shared, last, dtype=torch.bool).tril(shared)
+            mask[tree, new] = mask[tree, new].index_put((torch.arange(last - shared)[:, None], path), past)
+            place[row, there[row]] = path[last - int(there[row].sum()) :] + tree * size
+            filled = new.stop
+        ids, positions, mask, labels, place = (t.to(scored.device) for t in (ids, positions, mask, labels, place))
+        return cls(ids, positions, mask[:, None], labels, place, scored)
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Return what a model with TRL's fused head is called with."""
+        return {
+            "input_ids": self.ids,
+            "position_ids": self.positions,
+            "attention_mask": self.mask,
+            "shift_labels": self.labels,
+        }
+
+    def spread(self, found: Tensor) -> Tensor:
+        """Return what was found at nodes `(trees, nodes)` for the rows' tokens `(rows, tokens)`; padding is 0."""
+        return found.flatten()[self.place].masked_fill(~self.scored, 0)
+
+
+def reads_trees(model: Any) -> bool:
+    """Return whether mask and positions decide what a model's tokens see, and passes differ in nothing else."""
+    config = model.config
+    return (
+        isinstance(model, FAMILIES)
+        and config._attn_implementation == "sdpa"
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and config.rope_parameters["rope_type"] in FIXED_ROPE
+        and not getattr(config, "attention_dropout", 0)
+        and not any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
+    )
+
+
+def _shared(before: list[int], row: list[int]) -> int:
+    """Return how many nodes a row has in common with the one before it in their order.
+
+    A node has a successor: of all the tokens that are alike, the last one is followed by another one, or by none.
+    """
+    both = zip(before, row, strict=False)
+    alike = next((place for place, (a, b) in enumerate(both) if a != b), min(len(before), len(row)))
+    return max(alike - 1, 0)
