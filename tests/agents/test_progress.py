@@ -10,11 +10,16 @@ from palestra.agents import progress
 from palestra.agents.progress import ProgressReport
 
 
-def tellers(wanted: int) -> bool:
-    """Wait for so many threads that tell progress."""
+def telling() -> set[threading.Thread]:
+    """The threads that tell progress."""
+    return {thread for thread in threading.enumerate() if thread.name == "palestra-progress"}
+
+
+def tellers(wanted: int, before: set[threading.Thread]) -> bool:
+    """Wait for so many threads that tell progress, and did not before."""
     end = time.monotonic() + 10
     while time.monotonic() < end:
-        if sum(thread.name == "palestra-progress" for thread in threading.enumerate()) == wanted:
+        if len(telling() - before) == wanted:
             return True
         time.sleep(0.02)
     return False
@@ -37,12 +42,12 @@ def test_work_of_which_nothing_is_done_yet_is_told_as_well(capsys: pytest.Captur
 
 
 def test_a_report_that_nobody_closes_falls_silent() -> None:
-    assert tellers(0)
+    before = telling()
     report = ProgressReport("train x", "steps", 3)
-    assert tellers(1)
+    assert tellers(1, before)
     del report
     gc.collect()
-    assert tellers(0)
+    assert tellers(0, before)
     with ProgressReport("train x", "steps", 3):
-        assert tellers(1)
-    assert tellers(0)
+        assert tellers(1, before)
+    assert tellers(0, before)
