@@ -159,7 +159,8 @@ class SlotStream:
             if token in self._stop:
                 one.done.stop = "eos"
         for some in reversed(groups):
-            self._part(some)
+            if len(some) > 1 or self._ended(some[0]):
+                self._part(some)
         return [(one.key, one.done) for one in working if self._ended(one)]
 
     def _part(self, some: list[Sequence]) -> None:

@@ -6,8 +6,10 @@ that goes on after an observation costs only the observation, and a row that end
 Columns that no row uses are squeezed out when they become too many.
 """
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
@@ -27,8 +29,8 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Allocate, once the shapes are known."""
         rows, columns = self._slots.mask.shape
-        self.keys = key_states.new_zeros(rows, key_states.shape[1], columns, key_states.shape[3])
-        self.values = value_states.new_zeros(rows, value_states.shape[1], columns, value_states.shape[3])
+        self.keys = _zeros(key_states, rows, key_states.shape[1], columns, key_states.shape[3])
+        self.values = _zeros(value_states, rows, value_states.shape[1], columns, value_states.shape[3])
         self.is_initialized = True
 
     def update(
@@ -159,6 +161,14 @@ class SlotCache(Cache):
 
 
 def _longer(held: torch.Tensor, columns: int, used: int) -> torch.Tensor:
-    longer = held.new_zeros(*held.shape[:-2], columns, held.shape[-1])
+    longer = _zeros(held, *held.shape[:-2], columns, held.shape[-1])
     longer[..., :used, :] = held[..., :used, :]
     return longer
+
+
+def _zeros(like: torch.Tensor, *shape: int) -> torch.Tensor:
+    """Return zeros of a tensor's type. On a CPU the system fills a page with them when it is first written to."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    pages = np.zeros(math.prod(shape) * like.element_size(), np.uint8)
+    return torch.from_numpy(pages).view(like.dtype).view(shape)

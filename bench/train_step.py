@@ -15,16 +15,20 @@ Three trainers of the same model on the same tasks with the same settings (GRPO,
 Each round makes all three anew, another one first, and times `--steps` steps of each after one that warms up. Steps
 differ in what happens to be sampled, so that tokens per second of the step are given beside its seconds. Where the
 time goes: `sampling` with the environments, `update` (forward, backward, optimiser), `rest` (scoring, padding, ...).
+Across these, `arithmetic` is the share of a step spent in the model: its layers forward, when sampling and when
+training, and backward.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from datasets import Dataset
@@ -33,6 +37,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from palestra.agents.codec import ChatCodec
+from palestra.agents.decoder import Decoder
 from palestra.agents.engine import SamplingParams
 from palestra.agents.models import load_model
 from palestra.agents.transformers_engine import TransformersEngine
@@ -76,7 +81,7 @@ class Steps(TrainerCallback):
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.rows: list[dict[str, float]] = []
-        self.now = {"sampling": 0.0, "update": 0.0, "tokens": 0.0}
+        self.now = {"sampling": 0.0, "update": 0.0, "tokens": 0.0, "arithmetic": 0.0}
         self._began = 0.0
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -89,6 +94,7 @@ class Steps(TrainerCallback):
         taken = self.clock() - self._began
         update = taken - self.now["scored"]
         rest = self.now["scored"] - self.now["sampling"]
+        self.now["arithmetic"] /= taken
         self.rows.append({**self.now, "step": taken, "update": update, "rest": rest})
 
     def measured(self, trainer: GRPOTrainer) -> GRPOTrainer:
@@ -111,6 +117,26 @@ class Steps(TrainerCallback):
         trainer._generate, trainer._generate_and_score_completions = timed_generate, timed_score
         trainer.add_callback(self)
         return trainer
+
+    @contextmanager
+    def arithmetic(self, model: Any) -> Iterator[None]:
+        """Time what the model computes; the classes are changed, since a decoder refuses a model with hooks."""
+
+        def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+            @wraps(call)
+            def timed_call(*args: Any, **kwargs: Any) -> Any:
+                began = self.clock()
+                out = call(*args, **kwargs)
+                self.now["arithmetic"] += self.clock() - began
+                return out
+
+            return timed_call
+
+        places = ((type(model.base_model), "forward"), (Decoder, "__call__"), (torch.Tensor, "backward"))
+        with ExitStack() as changed:
+            for owner, name in places:
+                changed.enter_context(patch.object(owner, name, timed(getattr(owner, name))))
+            yield
 
 
 def main() -> None:
@@ -135,7 +161,8 @@ def main() -> None:
                 steps = Steps(CLOCKS[args.clock])
                 trainer = steps.measured(ARMS[name](args, configuration(args, Path(folder))))
                 trainer.remove_callback(PrinterCallback)
-                trainer.train()
+                with steps.arithmetic(trainer.model):
+                    trainer.train()
                 rows[name] += steps.rows[1:]
     print(
         f"{args.model}, {args.env}, {args.prompts} x {args.group_size} episodes, {args.micro_batch} per pass, "
@@ -148,7 +175,7 @@ def main() -> None:
         print(
             f"{name:20} {median['step']:.2f} s per step ({median['step'] / base:.2f} x ours): sampling "
             f"{median['sampling']:.2f}, update {median['update']:.2f}, rest {median['rest']:.2f}; "
-            f"{median['tokens']:.0f} tokens, {rate:.0f} per second of sampling"
+            f"arithmetic {median['arithmetic']:.0%}; {median['tokens']:.0f} tokens, {rate:.0f} per second of sampling"
         )
 
 
