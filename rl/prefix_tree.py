@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from palestra.agents.decoder import FAMILIES, FIXED_ROPE
 
-_STRETCH = (1, 1.25, 1.5, 2, 3, 4, 6, 8)
+_STRETCH = tuple(1.05**i for i in range(43))
 """How large trees may be, in longest rows: one row each at worst, the members of a group at best."""
 _IGNORED = -100
 
