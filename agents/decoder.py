@@ -76,22 +76,22 @@ class Decoder:
         return cls(model) if decodes(model) else None
 
     def __call__(self, ids: Tensor, cache: SlotCache, rows: slice) -> Tensor:
-        """Read one token of each row into the cache's next column.
+        """Read one token of each row into the cache.
 
         Args:
             ids: `(rows,)`.
-            cache: Holds what these rows have read before; `advance` is the caller's, as after the model.
+            cache: Holds what these rows have read before.
             rows: Which rows of the cache.
 
         Returns:
             Logits `(rows, vocabulary)` of the token after it.
         """
         mask, positions = cache.attend(rows, torch.ones_like(ids)[:, None])
-        self._turn_until(cache.mask.shape[1])
+        self._turn_until(cache.columns)
         cos, sin = self._cos[positions], self._sin[positions]
         hidden = embedding(ids, self._embedding)
-        outside = (1 - mask).to(hidden.dtype) * torch.finfo(hidden.dtype).min
-        bias = outside[:, None].expand(-1, self._groups, -1).reshape(-1, 1, mask.shape[1])
+        outside = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill_(~mask, torch.finfo(hidden.dtype).min)
+        bias = outside[:, 0].expand(-1, self._groups, -1).reshape(-1, 1, mask.shape[-1])
         for block, held in zip(self._blocks, cache.layers, strict=True):
             hidden = hidden + block.out(self._attend(block, block.before(hidden), held, cos, sin, bias))
             normed = block.between(hidden)

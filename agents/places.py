@@ -36,24 +36,31 @@ class Places:
 
     def __init__(self, cache: SlotCache) -> None:
         self._cache = cache
-        self.members: list[list[Sequence]] = [[] for _ in cache.mask]
+        self.members: list[list[Sequence]] = [[] for _ in cache.length]
         """The sequences in each row."""
         self.working = 0
         """How many rows are at work, the first ones."""
 
-    def enlist(self, some: Several[Sequence]) -> None:
-        """Put sequences of one row, or that have read nothing, into a row of their own behind those at work."""
-        target = self.working
-        if some[0].place != target or len(some) < len(self.members[target]):
-            self._clear(target)
-            self._move(some, target)
-        self.working += 1
+    def enlist(self, groups: Several[Several[Sequence]]) -> None:
+        """Put groups of sequences, each of one row or that has read nothing, into rows of their own at work, the last.
+
+        The groups are in any order there: one that is in the right rows already is left where it is.
+        """
+        targets = range(self.working, self.working + len(groups))
+        there = {some[0].place for some in groups if self._alone(some) and some[0].place in targets}
+        free = [target for target in targets if target not in there]
+        for some in groups:
+            if some[0].place not in there:
+                target = free.pop()
+                self._clear(target)
+                self._move(some, target)
+        self.working = targets.stop
 
     def release(self, some: Several[Sequence]) -> None:
         """Take sequences that share a row at work out of it: their turn is over."""
         place = some[0].place
         assert place is not None
-        if place != self.working - 1 or len(some) < len(self.members[place]):
+        if place != self.working - 1 or not self._alone(some):
             self._move(some, self._free())
             self._close(place)
         else:
@@ -65,6 +72,10 @@ class Places:
             self._remove(one)
             if one.place < self.working:
                 self._close(one.place)
+
+    def _alone(self, some: Several[Sequence]) -> bool:
+        """Whether nobody else is in a group's row."""
+        return some[0].place is not None and len(self.members[some[0].place]) == len(some)
 
     def _clear(self, place: int) -> None:
         if self.members[place]:

@@ -48,12 +48,13 @@ class SlotStream:
         self._places = Places(self._cache)
         self._sequences: dict[int, Sequence] = {}
         self._arriving: list[Sequence] = []
+        self._over: list[list[Sequence]] = []
 
     def room(self) -> int:
         """Return how many more sequences may be submitted."""
         held = self._sequences
         longest = max((len(one.new) for one in held.values()), default=0) + self._params.max_tokens
-        columns = max(self._cache.mask.shape[1], self._cache.column + longest)
+        columns = max(self._cache.columns, int(self._cache.length.max()) + longest)
         affordable = self._budget // (columns * self._column_bytes) - len(held)
         return max(int(not held), min(self._most - len(held), affordable))
 
@@ -79,6 +80,7 @@ class SlotStream:
     def step(self) -> list[tuple[int, Completion]]:
         """Read the new tokens, or sample one more token of every turn; returns the turns that ended."""
         with torch.inference_mode():
+            self._let_go()
             if self._arriving and len(self._arriving) * _JOIN_AT >= self._places.working:
                 return self._join()
             return self._decode() if self._places.working else []
@@ -86,7 +88,7 @@ class SlotStream:
     def close(self) -> None:
         """Forget all sequences and the cache, and put the model back into its mode."""
         self._model.train(self._was_training)
-        self._sequences, self._arriving, self._places = {}, [], Places(self._cache)
+        self._sequences, self._arriving, self._over, self._places = {}, [], [], Places(self._cache)
         self._cache.release()
 
     def __enter__(self) -> Self:
@@ -108,16 +110,22 @@ class SlotStream:
     def _read(self, groups: list[list[Sequence]]) -> list[tuple[int, Completion]]:
         """Read the new tokens of groups of sequences that stay alike, and sample the next ones."""
         first = self._places.working
-        for some in groups:
-            self._places.enlist(some)
-        width = max(len(some[0].new) for some in groups)
-        new = torch.zeros(len(groups), width, dtype=torch.long)
-        ids = torch.zeros_like(new)
-        for row, some in enumerate(groups):
-            start = width - len(some[0].new)
-            new[row, start:], ids[row, start:] = 1, torch.tensor(some[0].new)
+        self._places.enlist(groups)
         rows = slice(first, self._places.working)
+        tokens = [some[0].new for some in self._places.members[rows]]
+        width = max(map(len, tokens))
+        new = torch.zeros(len(tokens), width, dtype=torch.long)
+        ids = torch.zeros_like(new)
+        for row, some in enumerate(tokens):
+            new[row, width - len(some) :], ids[row, width - len(some) :] = 1, torch.tensor(some)
         return self._sample(rows, self._forward(rows, ids, new))
+
+    def _let_go(self) -> None:
+        """Take the turns that ended out of the rows at work, now that those of episodes that ended were dropped."""
+        for way in sorted(self._over, key=lambda way: way[0].place or 0, reverse=True):
+            if still_there := [one for one in way if self._sequences.get(one.key) is one]:
+                self._places.release(still_there)
+        self._over = []
 
     def _decode(self) -> list[tuple[int, Completion]]:
         """Sample one more token of every turn at work."""
@@ -125,14 +133,14 @@ class SlotStream:
         ids = torch.tensor([some[0].done.ids[-1] for some in self._places.members[rows]])
         if self._decoder is None:
             return self._sample(rows, self._forward(rows, ids[:, None], torch.ones_like(ids)[:, None]))
-        logits = self._decoder(ids.to(self._model.device), self._cache, rows)
-        self._cache.advance(1)
-        return self._sample(rows, logits)
+        return self._sample(rows, self._decoder(ids.to(self._model.device), self._cache, rows))
 
     def _forward(self, rows: slice, ids: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """Read new columns; returns the logits `(rows, vocabulary)` after the last."""
+        """Read new tokens; returns the logits `(rows, vocabulary)` after the last."""
         device = self._model.device
         attention, positions = self._cache.attend(rows, new.to(device))
+        if self._model.config._attn_implementation == "eager":  # adds the mask
+            attention = (~attention).to(self._model.dtype) * torch.finfo(self._model.dtype).min
         logits: torch.Tensor = self._model(
             input_ids=ids.to(device),
             attention_mask=attention,
@@ -141,7 +149,6 @@ class SlotStream:
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        self._cache.advance(ids.shape[1])
         return logits
 
     def _sample(self, rows: slice, logits: torch.Tensor) -> list[tuple[int, Completion]]:
@@ -169,10 +176,8 @@ class SlotStream:
         for one in some:
             alike.setdefault(one.done.ids[-1], []).append(one)
         ways = sorted(alike.values(), key=lambda way: self._ended(way[0]))
-        for way in ways[1:]:
-            (self._places.release if self._ended(way[0]) else self._places.enlist)(way)
-        if self._ended(ways[0][0]):
-            self._places.release(ways[0])
+        self._over += [way for way in ways if self._ended(way[0])]
+        self._places.enlist([way for way in ways[1:] if not self._ended(way[0])])
 
     def _ended(self, one: Sequence) -> bool:
         return one.done.stop == "eos" or len(one.done.ids) >= self._params.max_tokens

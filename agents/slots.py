@@ -1,9 +1,8 @@
 """A key-value cache whose rows come and go: what a sequence has been read up to is never read again.
 
-Every forward pass works on consecutive rows and writes new columns behind all that were written before, for all
-rows alike; a mask says which columns are a row's own. So rows of any length share one batch without copies, a turn
-that goes on after an observation costs only the observation, and a row that ends makes room for another one.
-Columns that no row uses are squeezed out when they become too many.
+Every row has its own length: a forward pass of some consecutive rows writes each one's new tokens behind those that it
+has, and sees of it no more than that. So rows of any length share one batch, a turn that goes on after an observation
+costs only the observation, and a row that ends makes room for another one, without a column that no row needs.
 """
 
 import math
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
@@ -26,38 +26,36 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._slots = slots
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate, once the shapes are known."""
-        rows, columns = self._slots.mask.shape
+        rows, columns = len(self._slots.length), self._slots.columns
         self.keys = _zeros(key_states, rows, key_states.shape[1], columns, key_states.shape[3])
         self.values = _zeros(value_states, rows, value_states.shape[1], columns, value_states.shape[3])
         self.is_initialized = True
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new columns of the rows at work; returns all columns of those rows."""
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write the new tokens of the rows at work; returns all columns of those rows that any of them has."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None
         assert self.values is not None
-        rows, column = self._slots.rows, self._slots.column
-        end = column + key_states.shape[2]
-        self.keys[rows, :, column:end] = key_states
-        self.values[rows, :, column:end] = value_states
+        places = self._slots.places(key_states.shape[1])
+        for held, states in ((self.keys, key_states), (self.values, value_states)):
+            held.view(-1, held.shape[-1]).index_copy_(0, places, self._slots.only_tokens(states))
+        rows, end = self._slots.rows, self._slots.end
         return self.keys[rows, :, :end], self.values[rows, :, :end]
 
-    def held(self) -> list[torch.Tensor]:
+    def held(self) -> list[Tensor]:
         """Keys and values, once there are any."""
         return [held for held in (self.keys, self.values) if held is not None]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Columns, and where they begin."""
-        return self._slots.column + query_length, 0
+        return self._slots.end, 0
 
     def get_seq_length(self) -> int:
-        """Columns that were written before."""
-        return self._slots.column
+        """Columns; positions are given to the model."""
+        return self._slots.end
 
     def get_max_length(self) -> int:
         """No bound: columns are added as they are needed."""
@@ -70,58 +68,73 @@ class SlotCache(Cache):
     Args:
         layers: Layers of the model.
         rows: Sequences that it holds at most.
-        columns: Columns to begin with.
+        columns: Tokens of a row to begin with.
         device: Where it is.
     """
 
     def __init__(self, layers: int, rows: int, columns: int, device: torch.device) -> None:
-        self.mask = torch.zeros(rows, columns, dtype=torch.long, device=device)
-        """`(rows, columns)`: 1 where a column holds a token of the row."""
-        self.length = torch.zeros(rows, 1, dtype=torch.long, device=device)
-        """`(rows, 1)`: tokens of each row."""
-        self.column = 0
-        """First column that is not written yet."""
+        self.length = torch.zeros(rows, dtype=torch.long, device=device)
+        """`(rows,)`: tokens of each row."""
+        self.columns = columns
+        self.end = 0
+        """Columns that the pass at work sees."""
         self.rows = slice(0, 0)
         """The rows at work."""
+        self._new = self._positions = self.length[:0, None]
+        self._places: dict[int, Tensor] = {}
         self._layers = [_Layer(self) for _ in range(layers)]
         super().__init__(layers=list(self._layers))
 
     @torch.inference_mode()
-    def attend(self, rows: slice, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prepare a forward pass of some rows over new columns.
+    def attend(self, rows: slice, new: Tensor) -> tuple[Tensor, Tensor]:
+        """Prepare a forward pass of some rows over new tokens.
 
         Args:
             rows: Which.
-            new: `(rows, new columns)`, 1 where there is a token.
+            new: `(rows, width)`, 1 where there is a token and 0 on padding.
 
         Returns:
-            The attention mask `(rows, all columns)` and the positions `(rows, new columns)`.
+            Which columns a token sees, `(rows, 1, width, columns)`, and its position `(rows, width)`. Padding sees
+            what was there before it, or the first column.
         """
-        width = new.shape[1]
-        self._make_room(width)
-        end = self.column + width
-        self.rows = rows
-        self.mask[rows, self.column : end] = new
-        place = self.length[rows] + new.cumsum(1)
-        self.length[rows] = place[:, -1:]
-        return self.mask[rows, :end], (place - 1).clamp(min=0)
+        count = self.length[rows, None] + new.cumsum(1)
+        positions = (count - 1).clamp(min=0)
+        self.length[rows] = count[:, -1]
+        self.rows, self.end = rows, int(count.max())
+        if self.end > self.columns:
+            self._grow(2 * self.end + _SPARE_COLUMNS)
+        self._new, self._positions, self._places = new, positions, {}
+        columns = torch.arange(self.end, device=new.device)
+        return (columns <= positions[..., None])[:, None], positions
 
-    def advance(self, width: int) -> None:
-        """End a forward pass that wrote so many columns."""
-        self.column += width
+    def places(self, heads: int) -> Tensor:
+        """Return where the new tokens of the pass go `(tokens x heads,)`, counted through rows, heads and columns."""
+        if heads not in self._places:
+            row, column = self._new.nonzero(as_tuple=True)
+            first = ((row + self.rows.start)[:, None] * heads + torch.arange(heads, device=row.device)) * self.columns
+            self._places[heads] = (first + self._positions[row, column][:, None]).flatten()
+        return self._places[heads]
+
+    def only_tokens(self, states: Tensor) -> Tensor:
+        """Return `(tokens x heads, width)` of `(rows, heads, new columns, width)`: without padding."""
+        if states.shape[2] > 1:
+            row, column = self._new.nonzero(as_tuple=True)
+            states = states[row, :, column]
+        return states.reshape(-1, states.shape[-1])
 
     @torch.inference_mode()
     def clear(self, row: int) -> None:
         """Forget what a row holds."""
-        self.mask[row] = 0
         self.length[row] = 0
 
     @torch.inference_mode()
     def copy(self, row: int, to: int) -> None:
-        """Put what a row holds into another one, which holds nothing."""
-        for held in self._held():
-            held[to, ..., : self.column, :] = held[row, ..., : self.column, :]
-        self.length[to] = self.length[row]
+        """Put what a row holds into another one."""
+        length = int(self.length[row])
+        for layer in self._layers:
+            for held in layer.held():
+                held[to, :, :length] = held[row, :, :length]
+        self.length[to] = length
 
     def release(self) -> None:
         """Give the memory back now: cache and layers know each other, and would wait for the collector of cycles."""
@@ -129,44 +142,22 @@ class SlotCache(Cache):
             layer.keys = layer.values = None
             layer.is_initialized = False
 
-    def _held(self) -> list[torch.Tensor]:
-        """All that has a row for each sequence and a column for each token, columns last but one."""
-        return [self.mask[..., None], *(held for layer in self._layers for held in layer.held())]
-
-    def _make_room(self, width: int) -> None:
-        """Have room for new columns, of which at least half are of use to a row that has as many as any."""
-        used = int(self.length.max())
-        enough = 2 * (used + width) + _SPARE_COLUMNS
-        if self.column + width > enough:
-            self._squeeze(used)
-        if self.column + width > self.mask.shape[1]:
-            self._grow(enough)
-
-    def _squeeze(self, used: int) -> None:
-        """Move the tokens of every row to its first columns, in their order."""
-        live = self.length[:, 0].nonzero()[:, 0]
-        order = torch.argsort(1 - self.mask[live, : self.column], dim=1, stable=True)[:, :used]
-        for held in self._held():
-            kept = held[live, ..., : self.column, :]
-            index = (order if held.ndim == 3 else order[:, None])[..., None]
-            held[live, ..., :used, :] = kept.gather(-2, index.expand(*kept.shape[:-2], used, kept.shape[-1]))
-        self.mask[:, used:] = 0
-        self.column = used
-
     def _grow(self, columns: int) -> None:
-        self.mask = _longer(self.mask[..., None], columns, self.column)[..., 0]
+        """Have longer rows; those that hold nothing are not copied."""
+        kept = self.length.nonzero()[:, 0]
         for layer in self._layers:
             if layer.is_initialized:
-                layer.keys, layer.values = (_longer(held, columns, self.column) for held in layer.held())
+                layer.keys, layer.values = (_longer(held, columns, kept) for held in layer.held())
+        self.columns = columns
 
 
-def _longer(held: torch.Tensor, columns: int, used: int) -> torch.Tensor:
+def _longer(held: Tensor, columns: int, rows: Tensor) -> Tensor:
     longer = _zeros(held, *held.shape[:-2], columns, held.shape[-1])
-    longer[..., :used, :] = held[..., :used, :]
+    longer[rows, :, : held.shape[-2]] = held[rows]
     return longer
 
 
-def _zeros(like: torch.Tensor, *shape: int) -> torch.Tensor:
+def _zeros(like: Tensor, *shape: int) -> Tensor:
     """Return zeros of a tensor's type. On a CPU the system fills a page with them when it is first written to."""
     if like.device.type != "cpu":
         return like.new_zeros(shape)

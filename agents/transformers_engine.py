@@ -123,8 +123,10 @@ class TransformersEngine:
 
 
 def _full_attention(config: Any) -> bool:
-    """Whether every layer attends to all earlier tokens: what `SlotStream` can keep."""
+    """Whether every layer attends to all earlier tokens, by code that takes any mask: what `SlotStream` can keep."""
     text = config.get_text_config()
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return False
     kinds = getattr(text, "layer_types", None)
     if kinds is None:
         return getattr(text, "sliding_window", None) is None and text.model_type in _FULL_ATTENTION

@@ -29,7 +29,6 @@ class Moves(RuleBasedStateMachine):
         self.cache.attend(rows, torch.ones(last - first, 1, dtype=torch.long))
         values = self.number + torch.arange(last - first, dtype=torch.float64)[:, None, None, None]
         self.cache.layers[0].update(values, values)
-        self.cache.advance(1)
         for row in range(first, last):
             for one in self.places.members[row]:
                 self.read[one].append(self.number + row - first)
@@ -45,7 +44,7 @@ class Moves(RuleBasedStateMachine):
     def begin(self, count: int) -> None:
         some = [Sequence(0, [], random.Random(0)) for _ in range(min(count, MOST - len(self.read)))]
         self.read |= {one: [] for one in some}
-        self.places.enlist(some)
+        self.places.enlist([some])
         self.write(self.places.working - 1, self.places.working)
 
     @precondition(lambda self: self.places.working)
@@ -62,15 +61,17 @@ class Moves(RuleBasedStateMachine):
         if count == len(members) or data.draw(st.booleans()):
             self.places.release(members[:count])
         else:
-            self.places.enlist(members[:count])
+            self.places.enlist([members[:count]])
 
     @precondition(lambda self: self.rows(at_work=False))
     @rule(data=st.data())
     def come_back(self, data: st.DataObject) -> None:
-        row = data.draw(st.sampled_from(self.rows(at_work=False)))
-        members = self.places.members[row]
-        self.places.enlist(members[: data.draw(st.integers(1, len(members)))])
-        self.write(self.places.working - 1, self.places.working)
+        rows = data.draw(st.lists(st.sampled_from(self.rows(at_work=False)), min_size=1, unique=True))
+        groups = [self.places.members[row] for row in rows]
+        first = self.places.working
+        self.places.enlist([some[: data.draw(st.integers(1, len(some)))] for some in groups])
+        assert self.places.working == first + len(groups)
+        self.write(first, self.places.working)
 
     @precondition(lambda self: self.read)
     @rule(data=st.data())
@@ -88,11 +89,9 @@ class Moves(RuleBasedStateMachine):
         for one, numbers in self.read.items():
             assert one.place is not None
             assert one in self.places.members[one.place]
-            columns = self.cache.mask[one.place, : self.cache.column].bool()
             held = self.cache.layers[0].keys
             assert held is not None
-            assert held[one.place, 0, : self.cache.column, 0][columns].tolist() == numbers
-            assert int(self.cache.length[one.place]) == len(numbers)
+            assert held[one.place, 0, : self.cache.length[one.place], 0].tolist() == numbers
 
 
 TestMoves = Moves.TestCase

@@ -4,9 +4,11 @@ import gc
 import random
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from palestra.agents.codec import ChatCodec
 from palestra.agents.decoder import Decoder
@@ -36,7 +38,7 @@ def converse(stream: Stream, seeds: list[int], turns: int, most: int) -> dict[in
     while waiting or held:
         while waiting and stream.room() and len(held) < most:
             seed = waiting.pop(0)
-            prompt = [random.Random(f"p{seed}").randrange(20, 60) for _ in range(3 + seed % 9)]
+            prompt = [random.Random(f"p{seed}").randrange(20, 59) for _ in range(3 + seed % 9)]
             said[seed], left[seed] = [prompt], turns - 1 - seed % 2
             stream.submit(seed, prompt, seed)
             held.add(seed)
@@ -47,7 +49,7 @@ def converse(stream: Stream, seeds: list[int], turns: int, most: int) -> dict[in
                 held.remove(key)
                 continue
             left[key] -= 1
-            observation = [random.Random(f"o{key}|{left[key]}").randrange(20, 60) for _ in range(1 + key % 5)]
+            observation = [random.Random(f"o{key}|{left[key]}").randrange(20, 59) for _ in range(1 + key % 5)]
             said[key].append(observation)
             stream.extend(key, observation, key * 100 + left[key])
     return said
@@ -60,18 +62,57 @@ def flat(said: dict[int, list[list[int] | Completion]]) -> dict[int, list[int]]:
     }
 
 
-@pytest.mark.parametrize("decoded", [True, False], ids=["decoder", "own forward pass"])
+@pytest.mark.parametrize("way", ["decoder", "sdpa", "eager"])
 @pytest.mark.parametrize("most", [1, 3, 40])
 def test_the_same_samples_as_reading_everything_anew(
-    loaded: LoadedModel, most: int, decoded: bool, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, most: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    decoded = way == "decoder"
     if not decoded:
         monkeypatch.setattr(Decoder, "of", lambda model: None)
+        monkeypatch.setattr(loaded.model.config, "_attn_implementation", way)
     engine = engine_of(loaded)
     with engine.open(PARAMS, most) as kept, BatchStream(engine.generate, PARAMS, 40) as anew:
         assert isinstance(kept, SlotStream)
         assert (kept._decoder is not None) == decoded
         assert flat(converse(kept, list(range(24)), 4, most)) == flat(converse(anew, list(range(24)), 4, 40))
+
+
+SIZE: dict[str, Any] = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "olmo", "phi", "starcoder2", "granite", "qwen2", "qwen3"])
+def test_every_family_that_is_kept_reads_what_it_would_anew(family: str, attention: str) -> None:
+    torch.manual_seed(1)
+    extra = {"sliding_window": None} if family == "starcoder2" else {}
+    config = AutoConfig.for_model(family, **SIZE, **extra, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    for weights in model.parameters():
+        weights.data.mul_(4)  # as they come, all tokens are as likely
+    engine = TransformersEngine(model, frozenset({2}), 0)
+    with engine.open(PARAMS, 3) as kept, BatchStream(engine.generate, PARAMS, 24) as anew:
+        assert isinstance(kept, SlotStream)
+        ours, theirs = converse(kept, list(range(9)), 3, 3), converse(anew, list(range(9)), 3, 24)
+    assert flat(ours) == flat(theirs)
+
+
+def test_attention_that_takes_no_mask_of_ours_is_not_kept() -> None:
+    config = AutoConfig.for_model("llama", **SIZE)
+    engine = TransformersEngine(
+        AutoModelForCausalLM.from_config(config, attn_implementation="sdpa"), frozenset({2}), 0
+    )
+    engine.model.config._attn_implementation = "flash_attention_2"
+    with engine.open(PARAMS, 2) as stream:
+        assert isinstance(stream, BatchStream)
 
 
 def test_logprobs_are_those_of_a_full_forward_pass(loaded: LoadedModel) -> None:
@@ -190,15 +231,14 @@ def test_members_that_are_told_the_same_stay_together_and_the_others_part(loaded
     assert rows == sorted(rows)
 
 
-def test_columns_are_squeezed_out_and_do_not_pile_up(loaded: LoadedModel) -> None:
-    columns = []
+def test_rows_are_no_longer_than_what_was_read_whatever_came_before(loaded: LoadedModel) -> None:
+    seen = []
     with engine_of(loaded).open(PARAMS, 4) as stream:
         assert isinstance(stream, SlotStream)
-        for seed in range(60):
-            converse(stream, [seed, seed + 60, seed + 120], 4, 4)
-            columns.append(stream._cache.column)
-    longest = 4 * (PARAMS.max_tokens + 12)
-    assert max(columns) <= 3 * longest
+        for seed in range(30):
+            said = converse(stream, [seed, seed + 60, seed + 120], 4, 4)
+            seen.append((stream._cache.end, max(map(len, flat(said).values()))))
+    assert all(end <= longest for end, longest in seen)
 
 
 def test_a_closed_stream_has_given_its_cache_back(loaded: LoadedModel) -> None:
@@ -207,7 +247,10 @@ def test_a_closed_stream_has_given_its_cache_back(loaded: LoadedModel) -> None:
     try:
         with engine_of(loaded).open(PARAMS, 4) as stream:
             converse(stream, [1, 2, 3], 2, 4)
-            held = [weakref.ref(tensor) for tensor in stream._cache._held()[1:]]  # type: ignore[attr-defined]
+            held = [
+                weakref.ref(tensor)
+                for tensor in [tensor for layer in stream._cache._layers for tensor in layer.held()]
+            ]  # type: ignore[attr-defined]
             assert len(held) == 2 * loaded.model.config.num_hidden_layers
         assert [ref() for ref in held] == [None] * len(held)
     finally:

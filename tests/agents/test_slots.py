@@ -9,28 +9,34 @@ from palestra.agents.slots import SlotCache
 ROWS = 3
 PASSES = st.lists(
     st.tuples(
-        st.integers(1, ROWS),
+        st.integers(0, ROWS - 1),
         st.lists(st.integers(1, 90), min_size=ROWS, max_size=ROWS),
         st.sampled_from([set(), {0}, {1, 2}, set(range(ROWS))]),
     ),
     min_size=1,
     max_size=25,
 )
-"""Of each forward pass: the rows at work, the new tokens of every row, and the rows that are cleared before."""
+"""Of each forward pass: the first row at work, the new tokens of every row, and the rows that are cleared before."""
 
 
 @torch.inference_mode()
-def write(cache: SlotCache, rows: int, counts: list[int], first: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Write tokens, numbered from `first` on, right-aligned as prompts are; returns keys, mask and the next number."""
-    width = max(counts[:rows])
-    new = torch.zeros(rows, width, dtype=torch.long)
-    for row, count in enumerate(counts[:rows]):
+def write(cache: SlotCache, first: int, counts: list[int], number: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Have rows from `first` on read tokens, numbered from `number` on, right-aligned as prompts are.
+
+    Returns the keys that they see, which of them each token sees, and the next number.
+    """
+    width = max(counts)
+    new = torch.zeros(len(counts), width, dtype=torch.long)
+    for row, count in enumerate(counts):
         new[row, width - count :] = 1
-    mask, _ = cache.attend(slice(0, rows), new)
-    values = torch.arange(first, first + rows * width, dtype=torch.float64).reshape(rows, 1, width, 1)
-    keys, _ = cache.layers[0].update(values, values)
-    cache.advance(width)
-    return keys, mask, first + rows * width
+    mask, _ = cache.attend(slice(first, first + len(counts)), new)
+    values = torch.arange(number, number + len(counts) * width, dtype=torch.float64).reshape(-1, 1, width, 1)
+    both = torch.cat([values, -values], dim=1)
+    keys, found = cache.layers[0].update(both, both + 0.5)
+    assert torch.equal(keys[:, 1], -keys[:, 0])
+    seen = mask[:, 0, -1]
+    assert torch.equal(found[:, 0][seen], keys[:, 0][seen] + 0.5)
+    return keys, mask, number + len(counts) * width
 
 
 @given(PASSES)
@@ -38,24 +44,27 @@ def test_every_row_holds_its_tokens_in_their_order(passes: list[tuple[int, list[
     cache = SlotCache(1, ROWS, 0, torch.device("cpu"))
     held: list[list[float]] = [[] for _ in range(ROWS)]
     number = 0
-    for rows, counts, cleared in passes:
+    for first, counts, cleared in passes:
         for row in cleared:
             cache.clear(row)
             held[row] = []
-        width = max(counts[:rows])
-        for row, count in enumerate(counts[:rows]):
-            held[row] += range(number + (row + 1) * width - count, number + (row + 1) * width)
-        keys, mask, number = write(cache, rows, counts, number)
-        for row in range(rows):
-            assert keys[row, 0, mask[row] == 1, 0].tolist() == held[row]
+        counts, width = counts[first:], max(counts[first:])
+        for row, count in enumerate(counts):
+            held[first + row] += range(number + (row + 1) * width - count, number + (row + 1) * width)
+        keys, mask, number = write(cache, first, counts, number)
+        for row, count in enumerate(counts):
+            tokens = held[first + row]
+            for token in range(count):
+                seen = mask[row, 0, width - count + token]
+                assert keys[row, 0, seen, 0].tolist() == tokens[: len(tokens) - count + token + 1]
+            assert mask[row, 0].any(1).all(), "padding sees something, too: nothing would make it not a number"
 
 
-def test_room_is_made_where_few_columns_are_in_use_and_many_are_new() -> None:
-    """Twice what is in use, and a spare, is then less than the columns that were written and the new ones."""
-    cache = SlotCache(1, 1, 0, torch.device("cpu"))
-    number = 0
-    for count in (55, 55, 52):
-        _, _, number = write(cache, 1, [count], number)
-    cache.clear(0)
-    keys, mask, _ = write(cache, 1, [95], number)
-    assert keys[0, 0, mask[0] == 1, 0].tolist() == list(range(162, 257))
+def test_a_row_is_copied_as_it_is_and_longer_rows_keep_what_they_have() -> None:
+    cache = SlotCache(1, 3, 0, torch.device("cpu"))
+    _, _, number = write(cache, 0, [3, 5], 0)
+    cache.copy(0, 2)
+    keys, mask, _ = write(cache, 1, [300, 200], number)
+    assert cache.columns > 305
+    assert keys[1, 0, mask[1, 0, -1], 0].tolist() == [2.0, 3.0, 4.0, *range(number + 400, number + 600)]
+    assert keys[0, 0, mask[0, 0, -1], 0].tolist() == [*range(5, 10), *range(number, number + 300)]
