@@ -138,6 +138,7 @@ class SlotCache(Cache):
 
     def release(self) -> None:
         """Give the memory back now: cache and layers know each other, and would wait for the collector of cycles."""
+        self.length.zero_()
         for layer in self._layers:
             layer.keys = layer.values = None
             layer.is_initialized = False

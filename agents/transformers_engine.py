@@ -20,6 +20,8 @@ from palestra.agents.slot_stream import SlotStream
 
 _FULL_ATTENTION = frozenset({"llama", "gpt_neox", "olmo", "phi", "starcoder2", "granite"})
 """Architectures that do not list the kinds of their layers and have but one."""
+_LASTING_ROPES = frozenset({"default", "linear", "llama3", "yarn"})
+"""Rotary embeddings by which a key that was kept stays right; others turn all keys anew when a sequence gets long."""
 _SHRINK_AT = 0.8
 """Drop finished rows once this share or less of the batch is alive: selecting rows copies the cache."""
 
@@ -125,9 +127,16 @@ class TransformersEngine:
 def _full_attention(config: Any) -> bool:
     """Whether every layer attends to all earlier tokens, by code that takes any mask: what `SlotStream` can keep."""
     text = config.get_text_config()
-    if config._attn_implementation not in ("sdpa", "eager"):
+    if config._attn_implementation not in ("sdpa", "eager") or not _ropes(text) <= _LASTING_ROPES:
         return False
     kinds = getattr(text, "layer_types", None)
     if kinds is None:
         return getattr(text, "sliding_window", None) is None and text.model_type in _FULL_ATTENTION
     return set(kinds) == {"full_attention"}
+
+
+def _ropes(config: Any) -> set[str]:
+    """Return the kinds of rotary embeddings, of which a configuration may have one for each kind of layer."""
+    found = getattr(config, "rope_parameters", None) or {}
+    each = [found] if "rope_type" in found else found.values()
+    return {kind["rope_type"] for kind in each if isinstance(kind, dict) and "rope_type" in kind}

@@ -56,7 +56,7 @@ class AgentGRPOTrainer(GRPOTrainer):
         self._seconds: dict[str, float] = {}
         self._weights: list[float] = []
         rewards: list[Any] = [outcome, reward, process]
-        own = "forward" not in vars(kwargs["model"])
+        own = "forward" not in getattr(kwargs["model"], "__dict__", {})  # the name of a model is loaded by TRL
         super().__init__(reward_funcs=rewards, rollout_func=self._episodes, **kwargs)
         self.fused_forward = vars(self.model).get("forward") if own else None
         """What TRL has put in the place of the model's own forward pass, to compute log-probabilities in parts."""

@@ -105,6 +105,32 @@ def test_every_family_that_is_kept_reads_what_it_would_anew(family: str, attenti
     assert flat(ours) == flat(theirs)
 
 
+@pytest.mark.parametrize(("rope", "kept"), [("linear", True), ("yarn", True), ("dynamic", False), ("longrope", False)])
+def test_keys_that_are_turned_anew_in_long_sequences_are_not_kept(rope: str, kept: bool) -> None:
+    parameters: dict[str, Any] = {"rope_type": rope, "rope_theta": 1e4, "factor": 2.0}
+    if rope in ("yarn", "longrope"):
+        parameters["original_max_position_embeddings"] = 64
+    if rope == "longrope":
+        parameters |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    config = AutoConfig.for_model("llama", **SIZE, rope_parameters=parameters)
+    engine = TransformersEngine(AutoModelForCausalLM.from_config(config), frozenset({2}), 0)
+    with engine.open(PARAMS, 2) as stream:
+        assert isinstance(stream, SlotStream) == kept
+
+
+def test_a_stream_that_was_closed_has_forgotten_everything(loaded: LoadedModel) -> None:
+    engine = engine_of(loaded)
+    prompt = list(range(30, 40))
+    with engine.open(PARAMS, 2) as stream:
+        stream.submit(0, prompt, 0)
+        stream.step()
+    stream.submit(1, prompt[:4], 1)
+    done: dict[int, Completion] = {}
+    while not done:
+        done |= dict(stream.step())
+    assert done[1].ids == engine.generate([prompt[:4]], PARAMS, [1])[0].ids
+
+
 def test_attention_that_takes_no_mask_of_ours_is_not_kept() -> None:
     config = AutoConfig.for_model("llama", **SIZE)
     engine = TransformersEngine(
