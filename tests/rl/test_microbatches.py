@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl import GRPOTrainer
 
@@ -45,6 +45,7 @@ def row_of(batch: dict[str, Any], i: int) -> tuple[int, ...]:
 
 
 @given(LENGTHS, st.integers(1, 4), st.sampled_from([None, PassCost(1.0), PassCost(1e4)]))
+@settings(deadline=None)
 def test_rows_are_the_same_and_only_padding_is_cut(
     lengths: list[tuple[int, int]], count: int, cost: PassCost | None
 ) -> None:

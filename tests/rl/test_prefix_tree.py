@@ -107,6 +107,7 @@ def test_all_that_a_loss_takes_is_that_of_the_rows(
 
 
 @given(ROWS)
+@settings(deadline=None)
 def test_what_rows_share_is_one_node_and_nothing_else_is(pairs: list[tuple[list[int], list[int]]]) -> None:
     rows = [prompt + completion for prompt, completion in pairs]
     packing = Packing.best(rows, DEAR_TOKENS)
@@ -120,6 +121,7 @@ def test_what_rows_share_is_one_node_and_nothing_else_is(pairs: list[tuple[list[
 
 
 @given(ROWS, st.floats(1e-3, 1e4))
+@settings(deadline=None)
 def test_a_packing_costs_no_more_than_a_tree_for_each_row(
     pairs: list[tuple[list[int], list[int]]], token: float
 ) -> None:
