@@ -80,7 +80,10 @@ class SlotCache(Cache):
         """Columns that the pass at work sees."""
         self.rows = slice(0, 0)
         """The rows at work."""
-        self._new = self._positions = self.length[:0, None]
+        self._tokens: tuple[Tensor, ...] = (self.length[:0], self.length[:0])
+        """The row and the column of every new token in the pass."""
+        self._columns = self.length[:0]
+        """The column of every new token in the cache."""
         self._places: dict[int, Tensor] = {}
         self._layers = [_Layer(self) for _ in range(layers)]
         super().__init__(layers=list(self._layers))
@@ -103,22 +106,23 @@ class SlotCache(Cache):
         self.rows, self.end = rows, int(count.max())
         if self.end > self.columns:
             self._grow(2 * self.end + _SPARE_COLUMNS)
-        self._new, self._positions, self._places = new, positions, {}
+        self._tokens, self._places = new.nonzero(as_tuple=True), {}  # for all layers: on a GPU it is waited for
+        self._columns = positions[self._tokens]
         columns = torch.arange(self.end, device=new.device)
         return (columns <= positions[..., None])[:, None], positions
 
     def places(self, heads: int) -> Tensor:
         """Return where the new tokens of the pass go `(tokens x heads,)`, counted through rows, heads and columns."""
         if heads not in self._places:
-            row, column = self._new.nonzero(as_tuple=True)
-            first = ((row + self.rows.start)[:, None] * heads + torch.arange(heads, device=row.device)) * self.columns
-            self._places[heads] = (first + self._positions[row, column][:, None]).flatten()
+            row = self._tokens[0][:, None] + self.rows.start
+            first = (row * heads + torch.arange(heads, device=row.device)) * self.columns
+            self._places[heads] = (first + self._columns[:, None]).flatten()
         return self._places[heads]
 
     def only_tokens(self, states: Tensor) -> Tensor:
         """Return `(tokens x heads, width)` of `(rows, heads, new columns, width)`: without padding."""
         if states.shape[2] > 1:
-            row, column = self._new.nonzero(as_tuple=True)
+            row, column = self._tokens
             states = states[row, :, column]
         return states.reshape(-1, states.shape[-1])
 

@@ -163,11 +163,10 @@ def test_known_models_with_full_attention_read_trees(model: Any) -> None:
     assert reads_trees(model)
 
 
-@pytest.mark.parametrize("rank", [4])
-def test_adapters_are_known_by_the_model_that_they_are_on(rank: int) -> None:
-    model = get_peft_model(LlamaForCausalLM(LlamaConfig(**SIZES)), LoraConfig(r=rank, target_modules="all-linear"))
+def test_adapters_are_known_by_the_model_that_they_are_on() -> None:
+    model = get_peft_model(LlamaForCausalLM(LlamaConfig(**SIZES)), LoraConfig(target_modules="all-linear"))
     assert reads_trees(model.get_base_model())
-    dropping = LoraConfig(r=rank, target_modules="all-linear", lora_dropout=0.1)
+    dropping = LoraConfig(target_modules="all-linear", lora_dropout=0.1)
     assert not reads_trees(get_peft_model(LlamaForCausalLM(LlamaConfig(**SIZES)), dropping).get_base_model())
 
 
