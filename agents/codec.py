@@ -5,12 +5,15 @@ after each turn, only the seam (end of the turn, observation, start of the next 
 a conversation around a sentinel.
 """
 
+from functools import lru_cache
 from typing import Any
 
 from palestra.envs.errors import PalestraError
 
 NO_SYSTEM = "palestra: no system turn"
 """A template that says this in a comment gets no instructions: its model knows the protocol."""
+_PROMPTS_KEPT = 64
+"""All episodes of a group begin with the same prompt, one after the other."""
 _TURN = "PalestraTurnSentinel"
 _OBSERVATION = "PalestraObservationSentinel"
 
@@ -43,10 +46,11 @@ class ChatCodec:
         self.stop_ids = frozenset({self.end_id, tokenizer.eos_token_id} - {None})
         pad = tokenizer.pad_token_id
         self.pad_id: int = pad if pad is not None else self.end_id
+        self._prompt = lru_cache(_PROMPTS_KEPT)(self._new_prompt)
 
     def start(self, system: str, observation: str) -> list[int]:
         """Return the prompt ids of a new episode, up to where the first assistant turn begins."""
-        return self._encode(self._render(self._opening(system, observation), generate=True))
+        return list(self._prompt(system, observation))
 
     def seam(self, role: str, observation: str, ended: bool) -> list[int]:
         """Return the ids between one assistant turn and the next.
@@ -77,6 +81,9 @@ class ChatCodec:
     def encode_turn(self, text: str) -> list[int]:
         """Return the ids of a turn that was written rather than sampled, its end-of-turn token included."""
         return [*self._encode(text), self.end_id]
+
+    def _new_prompt(self, system: str, observation: str) -> list[int]:
+        return self._encode(self._render(self._opening(system, observation), generate=True))
 
     def _opening(self, system: str, observation: str) -> list[dict[str, str]]:
         if not system or self._no_system:

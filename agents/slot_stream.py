@@ -54,7 +54,7 @@ class SlotStream:
         """Return how many more sequences may be submitted."""
         held = self._sequences
         longest = max((len(one.new) for one in held.values()), default=0) + self._params.max_tokens
-        columns = max(self._cache.columns, int(self._cache.length.max()) + longest)
+        columns = max(self._cache.columns, max(self._cache.length) + longest)
         affordable = self._budget // (columns * self._column_bytes) - len(held)
         return max(int(not held), min(self._most - len(held), affordable))
 

@@ -6,9 +6,9 @@ costs only the observation, and a row that ends makes room for another one, with
 """
 
 import math
+import mmap
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import Cache
@@ -73,17 +73,20 @@ class SlotCache(Cache):
     """
 
     def __init__(self, layers: int, rows: int, columns: int, device: torch.device) -> None:
-        self.length = torch.zeros(rows, dtype=torch.long, device=device)
-        """`(rows,)`: tokens of each row."""
+        self.length = [0] * rows
+        """Tokens of each row."""
         self.columns = columns
         self.end = 0
         """Columns that the pass at work sees."""
         self.rows = slice(0, 0)
         """The rows at work."""
-        self._tokens: tuple[Tensor, ...] = (self.length[:0], self.length[:0])
+        none = torch.zeros(0, dtype=torch.long, device=device)
+        self._tokens: tuple[Tensor, ...] = (none, none)
         """The row and the column of every new token in the pass."""
-        self._columns = self.length[:0]
+        self._columns = none
         """The column of every new token in the cache."""
+        self._sources: dict[int, int] = {}
+        """The rows in which something else lies still than they hold: what they hold lies in those."""
         self._places: dict[int, Tensor] = {}
         self._layers = [_Layer(self) for _ in range(layers)]
         super().__init__(layers=list(self._layers))
@@ -100,10 +103,11 @@ class SlotCache(Cache):
             Which columns a token sees, `(rows, 1, width, columns)`, and its position `(rows, width)`. Padding sees
             what was there before it, or the first column.
         """
-        count = self.length[rows, None] + new.cumsum(1)
-        positions = (count - 1).clamp(min=0)
-        self.length[rows] = count[:, -1]
-        self.rows, self.end = rows, int(count.max())
+        self.settle()
+        before = self.length[rows]
+        positions = (torch.tensor(before, device=new.device)[:, None] + new.cumsum(1) - 1).clamp(min=0)
+        self.length[rows] = [held + more for held, more in zip(before, new.sum(1).tolist(), strict=True)]
+        self.rows, self.end = rows, max(self.length[rows])
         if self.end > self.columns:
             self._grow(2 * self.end + _SPARE_COLUMNS)
         self._tokens, self._places = new.nonzero(as_tuple=True), {}  # for all layers: on a GPU it is waited for
@@ -126,45 +130,60 @@ class SlotCache(Cache):
             states = states[row, :, column]
         return states.reshape(-1, states.shape[-1])
 
-    @torch.inference_mode()
     def clear(self, row: int) -> None:
         """Forget what a row holds."""
         self.length[row] = 0
+        self._sources.pop(row, None)
+
+    def copy(self, row: int, to: int) -> None:
+        """Put what a row holds into another one: with all other copies, when the next pass begins."""
+        self.length[to] = self.length[row]
+        self._sources[to] = self._sources.get(row, row)
 
     @torch.inference_mode()
-    def copy(self, row: int, to: int) -> None:
-        """Put what a row holds into another one."""
-        length = int(self.length[row])
+    def settle(self) -> None:
+        """Make the copies that were asked for since the last pass, all at once; a pass begins with that."""
+        if not self._sources:
+            return
+        device = self._columns.device
+        targets, sources = (torch.tensor(rows, device=device) for rows in zip(*self._sources.items(), strict=True))
+        longest = max(self.length[row] for row in self._sources)
         for layer in self._layers:
             for held in layer.held():
-                held[to, :, :length] = held[row, :, :length]
-        self.length[to] = length
+                used = held[:, :, :longest]
+                used.index_copy_(0, targets, used.index_select(0, sources))
+        self._sources = {}
 
     def release(self) -> None:
         """Give the memory back now: cache and layers know each other, and would wait for the collector of cycles."""
-        self.length.zero_()
+        self.length, self._sources = [0] * len(self.length), {}
         for layer in self._layers:
             layer.keys = layer.values = None
             layer.is_initialized = False
 
     def _grow(self, columns: int) -> None:
         """Have longer rows; those that hold nothing are not copied."""
-        kept = self.length.nonzero()[:, 0]
+        kept = [row for row, length in enumerate(self.length) if length]
         for layer in self._layers:
             if layer.is_initialized:
                 layer.keys, layer.values = (_longer(held, columns, kept) for held in layer.held())
         self.columns = columns
 
 
-def _longer(held: Tensor, columns: int, rows: Tensor) -> Tensor:
+def _longer(held: Tensor, columns: int, rows: list[int]) -> Tensor:
     longer = _zeros(held, *held.shape[:-2], columns, held.shape[-1])
     longer[rows, :, : held.shape[-2]] = held[rows]
     return longer
 
 
 def _zeros(like: Tensor, *shape: int) -> Tensor:
-    """Return zeros of a tensor's type. On a CPU the system fills a page with them when it is first written to."""
+    """Return zeros of a tensor's type. On a CPU the system fills a page with them when it is first written to.
+
+    Pages stay small there: rows use the beginning of what they may, and a huge page for each would be mostly filling.
+    """
     if like.device.type != "cpu":
         return like.new_zeros(shape)
-    pages = np.zeros(math.prod(shape) * like.element_size(), np.uint8)
-    return torch.from_numpy(pages).view(like.dtype).view(shape)
+    pages = mmap.mmap(-1, math.prod(shape) * like.element_size())
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(pages, dtype=like.dtype).view(shape)

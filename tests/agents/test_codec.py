@@ -35,6 +35,14 @@ def test_an_episode_is_what_the_template_renders_whole() -> None:
     assert ids == codec.tokenizer.apply_chat_template(messages, return_dict=False)
 
 
+def test_a_prompt_that_was_kept_is_nobodys_to_change() -> None:
+    codec = ChatCodec(character_tokenizer())
+    first, other = codec.start("S", "1+1?"), codec.start("S", "1+2?")
+    expected = list(first)
+    first.append(7)
+    assert codec.start("S", "1+1?") == expected != other
+
+
 def test_a_turn_round_trips_and_ends_once() -> None:
     codec = ChatCodec(character_tokenizer())
     ids = codec.encode_turn("a  b\n<answer>c</answer>")

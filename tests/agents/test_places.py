@@ -1,6 +1,7 @@
 """Who is in which row: whatever comes, parts, waits, comes back and leaves, every sequence keeps what it has read."""
 
 import random
+from copy import deepcopy
 
 import torch
 from hypothesis import settings
@@ -86,12 +87,14 @@ class Moves(RuleBasedStateMachine):
         assert len(there) == len(self.read)
         assert set(there) == set(self.read)
         assert all(self.places.members[: self.places.working]), "no gap in the rows at work"
+        cache = deepcopy(self.cache)  # so that copies of one pass may follow one another here
+        cache.settle()
         for one, numbers in self.read.items():
             assert one.place is not None
             assert one in self.places.members[one.place]
-            held = self.cache.layers[0].keys
+            held = cache.layers[0].keys
             assert held is not None
-            assert held[one.place, 0, : self.cache.length[one.place], 0].tolist() == numbers
+            assert held[one.place, 0, : cache.length[one.place], 0].tolist() == numbers
 
 
 TestMoves = Moves.TestCase
