@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from palestra.agents.decoder import FAMILIES, FIXED_ROPE
 
-_STRETCH = tuple(1.05**i for i in range(43))
+_STRETCH = tuple(1.1**i for i in range(22))
 """How large trees may be, in longest rows: one row each at worst, the members of a group at best."""
 _IGNORED = -100
 
@@ -70,20 +71,11 @@ class Packing:
         order = sorted(range(len(rows)), key=rows.__getitem__)
         shared = [0, *(_shared(rows[a], rows[b]) for a, b in pairwise(order))]
         nodes = [len(rows[i]) - 1 for i in order]
-        limits = [int(max(nodes) * stretch) for stretch in _STRETCH]
-        return min((cls._cut(order, shared, nodes, limit) for limit in limits), key=lambda p: cost.trees(p.sizes))
-
-    @classmethod
-    def _cut(cls, order: list[int], shared: list[int], nodes: list[int], limit: int) -> Self:
-        """Fill a tree after the other until it has as many nodes as it may."""
-        starts, sizes = [0], [nodes[0]]
-        for k in range(1, len(order)):
-            if sizes[-1] + nodes[k] - shared[k] <= limit:
-                sizes[-1] += nodes[k] - shared[k]
-            else:
-                starts.append(k)
-                sizes.append(nodes[k])
-        return cls(order, [0 if k in starts else s for k, s in enumerate(shared)], sizes, starts)
+        limits = (int(max(nodes) * stretch) for stretch in _STRETCH)
+        starts, sizes = min((_filled(shared, nodes, limit) for limit in limits), key=lambda way: cost.trees(way[1]))
+        for start in starts:
+            shared[start] = 0
+        return cls(order, shared, sizes, starts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,27 +125,31 @@ class PrefixTrees:
         """
         size = max(packing.sizes)
         shape = (len(packing.sizes), size)
-        ids, positions, labels = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
-        labels += _IGNORED
-        mask = torch.eye(size, dtype=torch.bool).repeat(shape[0], 1, 1)
-        place = torch.zeros(scored.shape, dtype=torch.long)
-        there = scored.cpu()
-        tree, path = -1, torch.zeros(0, dtype=torch.long)
-        for k, row in enumerate(packing.order):
-            if tree + 1 < len(packing.starts) and k == packing.starts[tree + 1]:
-                tree, filled = tree + 1, 0
-            shared, tokens = packing.shared[k], torch.tensor(rows[row])
-            last = len(tokens) - 1
-            new = slice(filled, filled + last - shared)
-            path = torch.cat([path[:shared], torch.arange(new.start, new.stop)])
-            ids[tree, new], labels[tree, new] = tokens[shared:-1], tokens[shared + 1 :]
-            positions[tree, new] = torch.arange(shared, last)
-            past = torch.ones(last - shared, last, dtype=torch.bool).tril(shared)
-            mask[tree, new] = mask[tree, new].index_put((torch.arange(last - shared)[:, None], path), past)
-            place[row, there[row]] = path[last - int(there[row].sum()) :] + tree * size
-            filled = new.stop
-        ids, positions, mask, labels, place = (t.to(scored.device) for t in (ids, positions, mask, labels, place))
-        return cls(ids, positions, mask[:, None], labels, place, scored)
+        ids, positions, labels = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, _IGNORED)
+        mask = np.zeros((*shape, size), np.bool_)
+        mask[:, range(size), range(size)] = True
+        there = scored.cpu().numpy()
+        place = np.zeros(there.shape, np.int64)
+        bounds = zip(packing.starts, [*packing.starts[1:], len(rows)], strict=True)
+        for tree, (start, end) in enumerate(bounds):
+            filled, path = 0, np.zeros(0, np.int64)
+            for k in range(start, end):
+                row, shared = packing.order[k], packing.shared[k]
+                tokens = rows[row]
+                last = len(tokens) - 1
+                new = slice(filled, filled + last - shared)
+                filled, path = new.stop, np.concatenate([path[:shared], np.arange(new.start, new.stop)])
+                ids[tree, new], labels[tree, new] = tokens[shared:-1], tokens[shared + 1 :]
+                positions[tree, new] = range(shared, last)
+                past = mask[tree, new]
+                past[:, path[:shared]] = True
+                past[:, new] = np.tri(last - shared, dtype=np.bool_)
+                place[row, there[row]] = path[last - there[row].sum() :] + tree * size
+
+        def tensor(array: np.ndarray[Any, Any]) -> Tensor:
+            return torch.from_numpy(array).to(scored.device)
+
+        return cls(tensor(ids), tensor(positions), tensor(mask[:, None]), tensor(labels), tensor(place), scored)
 
     def inputs(self) -> dict[str, Tensor]:
         """Return what a model with TRL's fused head is called with."""
@@ -169,16 +165,35 @@ class PrefixTrees:
         return found.flatten()[self.place].masked_fill(~self.scored, 0)
 
 
+def _filled(shared: list[int], nodes: list[int], limit: int) -> tuple[list[int], list[int]]:
+    """Fill a tree after the other until it has as many nodes as it may; returns where each begins, and its nodes."""
+    starts, sizes, size = [0], [], nodes[0]
+    for k in range(1, len(nodes)):
+        more = size + nodes[k] - shared[k]
+        if more <= limit:
+            size = more
+        else:
+            starts.append(k)
+            sizes.append(size)
+            size = nodes[k]
+    return starts, [*sizes, size]
+
+
 def reads_trees(model: Any) -> bool:
-    """Return whether mask and positions decide what a model's tokens see, and passes differ in nothing else."""
-    config = model.config
+    """Return whether mask and positions decide what a model's tokens see, and passes differ in nothing else.
+
+    Of adapters that is so with LoRA; others put tokens before a row, or begin at one (aLoRA).
+    """
+    adapters = getattr(model, "peft_config", {}).values()
+    base, config = model.get_base_model() if adapters else model, model.config
     return (
-        isinstance(model, FAMILIES)
+        all(one.peft_type == "LORA" and not getattr(one, "alora_invocation_tokens", None) for one in adapters)
+        and isinstance(base, FAMILIES)
         and config._attn_implementation == "sdpa"
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and config.rope_parameters["rope_type"] in FIXED_ROPE
         and not getattr(config, "attention_dropout", 0)
-        and not any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
+        and not any(isinstance(module, nn.Dropout) and module.p for module in base.modules())
     )
 
 

@@ -144,7 +144,9 @@ class TrainSettings(StepSettings):
     )
     vllm_memory: PositiveFloat = Field(0.4, lt=1, description="share of the GPU's memory for engine=vllm")
     micro_batch: PositiveInt = Field(
-        16, description="most episodes per forward and backward pass, which are padded to the longest of them"
+        16,
+        description="most episodes per forward and backward pass, which are padded to the longest of them; more where "
+        "they begin alike, so that no pass is larger than that",
     )
     lora_rank: NonNegativeInt = Field(0, description="train a LoRA adapter of this rank; 0 trains all weights")
     gradient_checkpointing: bool = Field(False, description="trade time for memory")

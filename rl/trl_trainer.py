@@ -12,7 +12,6 @@ from statistics import mean
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from trl import GRPOTrainer
 
 from palestra.rl.credit import CREDIT_RULES, EpisodeRewards
@@ -20,11 +19,13 @@ from palestra.rl.credit.step_groups import singleton_share, step_group_credit
 from palestra.rl.logprobs import sampling_mismatch
 from palestra.rl.microbatches import deal
 from palestra.rl.prefix_tree import PassCost, PrefixTrees, reads_trees
-from palestra.rl.processes import gather
+from palestra.rl.processes import gather, sharding
 from palestra.rl.sampler import GroupSampler
 
 _TOKEN_MEANS = {"kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"}
 """What TRL logs as the mean over a step's micro-batches of means over their tokens."""
+_EPISODE_MEANS, _TOKEN_SUMS = {"grpo"}, {"dapo"}
+"""Losses of a micro-batch that are a mean over its episodes; that are a sum over its tokens by those of the step."""
 
 
 class AgentGRPOTrainer(GRPOTrainer):
@@ -60,8 +61,13 @@ class AgentGRPOTrainer(GRPOTrainer):
         super().__init__(reward_funcs=rewards, rollout_func=self._episodes, **kwargs)
         self.fused_forward = vars(self.model).get("forward") if own else None
         """What TRL has put in the place of the model's own forward pass, to compute log-probabilities in parts."""
-        base = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        self._pass_cost = PassCost.of(base.config) if reads_trees(base) else None
+        self._pass_cost = PassCost.of(self.model.config) if reads_trees(self.model) else None
+        self._merges = (
+            self.accelerator.num_processes == 1  # several meet in every pass
+            and sharding() is None
+            and self.args.steps_per_generation == self.args.gradient_accumulation_steps
+            and self.loss_type in _EPISODE_MEANS | _TOKEN_SUMS
+        )
 
     def _episodes(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         columns = self.sampler(prompts, trainer)
@@ -113,14 +119,19 @@ class AgentGRPOTrainer(GRPOTrainer):
         self._seconds["backward"] = self._seconds.get("backward", 0.0) + took - ahead
         return loss
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """Time the forward pass, and have TRL's means over a micro-batch's tokens add up to those over the step's."""
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Time the forward pass, and have TRL's means over a micro-batch add up to those over the step."""
         began = time.perf_counter()
-        loss = super().compute_loss(*args, **kwargs)
+        if not inputs:  # its rows are in others
+            loss = torch.zeros((), device=self.accelerator.device, requires_grad=True)
+        else:
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
         self._seconds["forward"] = self._seconds.get("forward", 0.0) + time.perf_counter() - began
-        if self.model.training:
+        if inputs and self.model.training:
             for name in _TOKEN_MEANS & self._metrics["train"].keys():
                 self._metrics["train"][name][-1] *= self._weights[self._step % self.args.steps_per_generation]
+            if self.loss_type in _EPISODE_MEANS:
+                loss = loss * (len(inputs["completion_ids"]) / self.args.per_device_train_batch_size)
         return loss
 
     def _get_per_token_logps_and_entropies(
@@ -159,7 +170,7 @@ class AgentGRPOTrainer(GRPOTrainer):
         return torch.cat(logprobs), torch.cat(entropies) if compute_entropy else None, None
 
     def _token_weights(self, batches: list[dict[str, Any]]) -> list[float]:
-        """Return the trained tokens of each micro-batch, of all processes, divided by their mean."""
+        """Return the trained tokens of each pass, of all processes, divided by their mean."""
         tokens = torch.stack([(batch["completion_mask"] * batch["tool_mask"]).sum() for batch in batches])
         tokens = self.accelerator.reduce(tokens.float(), reduction="sum")
         weights: list[float] = (tokens / tokens.mean().clamp(min=1.0)).tolist()
@@ -170,8 +181,8 @@ class AgentGRPOTrainer(GRPOTrainer):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(*args, **kwargs)
         if self._buffered_inputs is not before:  # a new step was sampled
-            self._buffered_inputs = deal(self._buffered_inputs, self._pass_cost)
-            self._weights = self._token_weights(self._buffered_inputs)
+            self._buffered_inputs = deal(self._buffered_inputs, self._pass_cost, merge=self._merges)
+            self._weights = self._token_weights([batch for batch in self._buffered_inputs if batch])
             inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         self._seconds["prepare"] = self._seconds.get("prepare", 0.0) + time.perf_counter() - began
         return inputs

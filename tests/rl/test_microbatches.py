@@ -13,7 +13,7 @@ from trl import GRPOTrainer
 from palestra.envs import Reward
 from palestra.envs.tasks.string_compose import StringCompose
 from palestra.rl.microbatches import deal
-from palestra.rl.prefix_tree import PassCost, PrefixTrees
+from palestra.rl.prefix_tree import Packing, PassCost, PrefixTrees
 from palestra.rl.rundir import RunFolder
 from palestra.rl.settings import TrainSettings
 from palestra.rl.train import train
@@ -86,11 +86,68 @@ def test_rows_that_begin_alike_are_dealt_together_where_much_is_shared(alike: bo
     assert [sorted(batch["row"].tolist()) for batch in deal(batches, PassCost(100.0))] == expected
 
 
-@pytest.mark.parametrize("algo", ["grpo", "dapo"])
-@pytest.mark.parametrize("trees", [True, False], ids=["trees", "rows"])
-def test_small_micro_batches_have_the_gradient_of_a_large_one(
-    algo: str, trees: bool, monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=30), min_size=1, max_size=24),
+    st.integers(1, 4),
+    st.sampled_from([PassCost(1.0), PassCost(30.0), PassCost(1e4)]),
+)
+@settings(deadline=None)
+def test_merged_micro_batches_have_all_rows_and_are_no_larger_than_one_may_be(
+    rows: list[list[int]], size: int, cost: PassCost
 ) -> None:
+    rows = rows[: len(rows) // size * size] or [rows[0]] * size
+    batches = [
+        {
+            "prompt_ids": torch.tensor([row[:1] for row in part]),
+            "prompt_mask": torch.ones(size, 1, dtype=torch.int),
+            "completion_ids": torch.tensor([row[1:] + [0] * (30 - len(row)) for row in part]),
+            "completion_mask": torch.tensor([[1] * (len(row) - 1) + [0] * (30 - len(row)) for row in part]),
+            "row": torch.arange(start, start + size),
+        }
+        for start in range(0, len(rows), size)
+        if (part := rows[start : start + size])
+    ]
+    dealt = deal(batches, cost, merge=True)
+    there = [batch for batch in dealt if batch]
+    assert len(dealt) == len(batches)
+    assert dealt[: len(there)] == there, "what is empty comes last"
+    assert sorted(row for batch in there for row in batch["row"].tolist()) == list(range(len(rows)))
+    longest = max(map(len, rows))
+    for batch in there:
+        assert len(batch["row"]) % size == 0
+        chosen = [rows[row] for row in batch["row"].tolist()]
+        sizes = Packing.best(chosen, cost).sizes
+        assert min(len(chosen) * max(map(len, chosen)), len(sizes) * max(sizes)) <= size * longest
+    apart = deal(batches, cost)
+    assert len(apart) == len(batches) >= len(there)
+
+
+def test_micro_batches_are_merged_where_much_is_shared() -> None:
+    """Four micro-batches of a group each, whose members part late: 13 nodes, and a pass may have 4 x 8."""
+    batches = [
+        {
+            "prompt_ids": torch.tensor([[9, group, 8]] * 4),
+            "prompt_mask": torch.ones(4, 3, dtype=torch.int),
+            "completion_ids": torch.tensor([[5, 6, 7, member, 3] for member in range(4)]),
+            "completion_mask": torch.ones(4, 5, dtype=torch.int),
+        }
+        for group in range(4)
+    ]
+    assert [len(batch) and len(batch["prompt_ids"]) for batch in deal(batches, PassCost(100.0), merge=True)] == [
+        8, 8, 0, 0,
+    ]  # fmt: skip
+    assert [len(batch["prompt_ids"]) for batch in deal(batches, PassCost(100.0))] == [4] * 4
+
+
+@pytest.mark.parametrize("algo", ["grpo", "dapo"])
+@pytest.mark.parametrize("way", ["merged", "trees", "rows"])
+def test_small_micro_batches_have_the_gradient_of_a_large_one(
+    algo: str, way: str, monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
+) -> None:
+    trees = way != "rows"
+    if way == "trees":
+        monkeypatch.setattr("palestra.rl.trl_trainer._EPISODE_MEANS", set())
+        monkeypatch.setattr("palestra.rl.trl_trainer._TOKEN_SUMS", set())
     monkeypatch.setattr(StringCompose, "grade", lambda self, task, answer: Reward(float(answer > "d")))
     logs = []
     inputs, read = PrefixTrees.inputs, []
@@ -106,7 +163,9 @@ def test_small_micro_batches_have_the_gradient_of_a_large_one(
             train(settings, folder)
         manifest = json.loads((settings.out / "manifest.json").read_text(encoding="utf-8"))
         logs.append(next(row for row in manifest["history"] if "loss" in row))
-    assert read == ([4] * 8 if trees else []), "four passes of the policy, and four of the reference"
+    assert read[:4] == [4] * 4 * trees, "four passes of the reference"
+    assert sum(read[4:]) == 16 * trees
+    assert len(read[4:]) == 4 if way == "trees" else len(read[4:]) < 4
     assert logs[0]["completions/min_length"] < logs[0]["completions/max_length"], "all are as long: nothing is cut"
     assert logs[0]["grad_norm"] > 0.01
     assert logs[0]["grad_norm"] == pytest.approx(logs[1]["grad_norm"], rel=1e-4)
@@ -118,6 +177,7 @@ def test_small_micro_batches_have_the_gradient_of_a_large_one(
 def test_a_batch_that_does_not_divide_has_smaller_micro_batches(
     monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr("palestra.rl.trl_trainer.reads_trees", lambda model: False)  # those may be merged
     passes: list[int] = []
     loss = GRPOTrainer._compute_loss
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor
 from transformers import (
     GPT2Config,
@@ -163,11 +163,18 @@ def test_known_models_with_full_attention_read_trees(model: Any) -> None:
     assert reads_trees(model)
 
 
-def test_adapters_are_known_by_the_model_that_they_are_on() -> None:
-    model = get_peft_model(LlamaForCausalLM(LlamaConfig(**SIZES)), LoraConfig(target_modules="all-linear"))
-    assert reads_trees(model.get_base_model())
-    dropping = LoraConfig(target_modules="all-linear", lora_dropout=0.1)
-    assert not reads_trees(get_peft_model(LlamaForCausalLM(LlamaConfig(**SIZES)), dropping).get_base_model())
+@pytest.mark.parametrize(
+    ("adapter", "expected"),
+    [
+        (LoraConfig(target_modules="all-linear"), True),
+        (LoraConfig(target_modules="all-linear", lora_dropout=0.1), False),
+        (LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], alora_invocation_tokens=[1]), False),
+        (PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), False),
+    ],
+    ids=["LoRA", "dropout", "aLoRA", "prompt tuning"],
+)
+def test_of_adapters_only_lora_is_known(adapter: Any, expected: bool) -> None:
+    assert reads_trees(get_peft_model(LlamaForCausalLM(LlamaConfig(**SIZES)), adapter)) is expected
 
 
 @pytest.mark.parametrize(
