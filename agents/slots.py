@@ -7,6 +7,7 @@ costs only the observation, and a row that ends makes room for another one, with
 
 import math
 import mmap
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -185,5 +186,6 @@ def _zeros(like: Tensor, *shape: int) -> Tensor:
         return like.new_zeros(shape)
     pages = mmap.mmap(-1, math.prod(shape) * like.element_size())
     if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
-        pages.madvise(mmap.MADV_NOHUGEPAGE)
+        with suppress(OSError):  # whose kernel may have no huge pages
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(pages, dtype=like.dtype).view(shape)

@@ -34,7 +34,7 @@ class _Pass:
         chosen = [rows[row] for row in some]
         lengths, sizes = [len(row) for row in chosen], Packing.best(chosen, cost).sizes
         ways = (cost.rows(lengths), len(lengths) * max(lengths)), (cost.trees(sizes), len(sizes) * max(sizes))
-        price, tokens = min(ways)
+        price, tokens = min(way for way in ways if way[1])  # rows of one token make trees of none
         return cls(some, tokens, price)
 
 

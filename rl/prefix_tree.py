@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 
 from palestra.agents.decoder import FAMILIES, FIXED_ROPE
@@ -185,7 +186,7 @@ def reads_trees(model: Any) -> bool:
     Of adapters that is so with LoRA; others put tokens before a row, or begin at one (aLoRA).
     """
     adapters = getattr(model, "peft_config", {}).values()
-    base, config = model.get_base_model() if adapters else model, model.config
+    base, config = model.get_base_model() if is_peft_model(model) else model, model.config
     return (
         all(one.peft_type == "LORA" and not getattr(one, "alora_invocation_tokens", None) for one in adapters)
         and isinstance(base, FAMILIES)

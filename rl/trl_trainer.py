@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
 from trl import GRPOTrainer
 
@@ -24,6 +25,8 @@ from palestra.rl.sampler import GroupSampler
 
 _TOKEN_MEANS = {"kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"}
 """What TRL logs as the mean over a step's micro-batches of means over their tokens."""
+_EXTREMES = {"clip_ratio/low_min": np.fmin.reduce, "clip_ratio/high_max": np.fmax.reduce}
+"""What TRL logs as the mean over micro-batches of extremes over their episodes, which may not be numbers."""
 _EPISODE_MEANS, _TOKEN_SUMS = {"grpo"}, {"dapo"}
 """Losses of a micro-batch that are a mean over its episodes; that are a sum over its tokens by those of the step."""
 
@@ -120,7 +123,7 @@ class AgentGRPOTrainer(GRPOTrainer):
         return loss
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Time the forward pass, and have TRL's means over a micro-batch add up to those over the step."""
+        """Time the forward pass, and have what TRL says of a micro-batch add up to what is so of the step."""
         began = time.perf_counter()
         if not inputs:  # its rows are in others
             loss = torch.zeros((), device=self.accelerator.device, requires_grad=True)
@@ -128,8 +131,12 @@ class AgentGRPOTrainer(GRPOTrainer):
             loss = super().compute_loss(model, inputs, *args, **kwargs)
         self._seconds["forward"] = self._seconds.get("forward", 0.0) + time.perf_counter() - began
         if inputs and self.model.training:
-            for name in _TOKEN_MEANS & self._metrics["train"].keys():
-                self._metrics["train"][name][-1] *= self._weights[self._step % self.args.steps_per_generation]
+            number, metrics = self._step % self.args.steps_per_generation, self._metrics["train"]
+            for name in _TOKEN_MEANS & metrics.keys():
+                metrics[name][-1] *= self._weights[number]
+            for name in _EXTREMES.keys() & metrics.keys():
+                so_far = metrics[name][-number - 1 :]
+                metrics[name][-number - 1 :] = [float(_EXTREMES[name](so_far))] * len(so_far)
             if self.loss_type in _EPISODE_MEANS:
                 loss = loss * (len(inputs["completion_ids"]) / self.args.per_device_train_batch_size)
         return loss
@@ -173,7 +180,7 @@ class AgentGRPOTrainer(GRPOTrainer):
         """Return the trained tokens of each pass, of all processes, divided by their mean."""
         tokens = torch.stack([(batch["completion_mask"] * batch["tool_mask"]).sum() for batch in batches])
         tokens = self.accelerator.reduce(tokens.float(), reduction="sum")
-        weights: list[float] = (tokens / tokens.mean().clamp(min=1.0)).tolist()
+        weights: list[float] = (len(tokens) * tokens / tokens.sum().clamp(min=1.0)).tolist()
         return weights
 
     def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:

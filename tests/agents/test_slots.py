@@ -1,5 +1,8 @@
 """The key-value cache with rows that come and go: it holds what was written, however it makes room."""
 
+import mmap
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,6 +62,13 @@ def test_every_row_holds_its_tokens_in_their_order(passes: list[tuple[int, list[
                 seen = mask[row, 0, width - count + token]
                 assert keys[row, 0, seen, 0].tolist() == tokens[: len(tokens) - count + token + 1]
             assert mask[row, 0].any(1).all(), "padding sees something, too: nothing would make it not a number"
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_NOHUGEPAGE"), reason="a hint of Linux")
+def test_a_kernel_without_huge_pages_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_NOHUGEPAGE", 12345)
+    keys, *_ = write(SlotCache(1, 1, 0, torch.device("cpu")), 0, [3], 0)
+    assert keys[0, 0, :, 0].tolist() == [0.0, 1.0, 2.0]
 
 
 def test_a_row_is_copied_as_it_is_and_longer_rows_keep_what_they_have() -> None:

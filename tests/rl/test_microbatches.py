@@ -1,6 +1,7 @@
 """Micro-batches dealt anew: nothing is lost, nothing but padding is cut, and nothing else is learned."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_rows_that_begin_alike_are_dealt_together_where_much_is_shared(alike: bo
 
 
 @given(
-    st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=30), min_size=1, max_size=24),
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=30), min_size=1, max_size=24),
     st.integers(1, 4),
     st.sampled_from([PassCost(1.0), PassCost(30.0), PassCost(1e4)]),
 )
@@ -117,7 +118,7 @@ def test_merged_micro_batches_have_all_rows_and_are_no_larger_than_one_may_be(
         assert len(batch["row"]) % size == 0
         chosen = [rows[row] for row in batch["row"].tolist()]
         sizes = Packing.best(chosen, cost).sizes
-        assert min(len(chosen) * max(map(len, chosen)), len(sizes) * max(sizes)) <= size * longest
+        assert min(len(chosen) * max(map(len, chosen)), len(sizes) * max(sizes) or 10**9) <= size * longest
     apart = deal(batches, cost)
     assert len(apart) == len(batches) >= len(there)
 
@@ -172,6 +173,31 @@ def test_small_micro_batches_have_the_gradient_of_a_large_one(
     assert logs[0]["loss"] == pytest.approx(logs[1]["loss"], abs=1e-5)
     assert logs[0]["entropy"] == pytest.approx(logs[1]["entropy"], rel=1e-4), "a mean over the tokens of the step"
     assert logs[0]["kl"] == pytest.approx(logs[1]["kl"], abs=1e-6)
+
+
+def test_the_extremes_of_clipping_are_those_of_the_step(
+    monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
+) -> None:
+    """Each pass is given a share of its own, the first one none that is a number."""
+    monkeypatch.setattr("palestra.rl.trl_trainer.reads_trees", lambda model: False)
+    loss = GRPOTrainer._compute_loss
+    shares = iter([math.nan, 0.25, 0.75, 0.5])
+
+    def noted(self: Any, model: Any, inputs: dict[str, Any]) -> Any:
+        found, share = loss(self, model, inputs), next(shares)
+        self._metrics["train"]["clip_ratio/low_min"][-1] = share
+        self._metrics["train"]["clip_ratio/high_max"][-1] = share
+        return found
+
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", noted)
+    settings = TrainSettings(
+        model=str(organism), env="palestra/StringCompose-v0", variant="train-atoms", out=tmp_path, steps=1, prompts=4,
+        group_size=4, micro_batch=4, max_tokens=16, track="none",
+    )  # fmt: skip
+    with RunFolder(tmp_path, "train", settings) as folder:
+        train(settings, folder)
+    history = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["history"]
+    assert (history[0]["clip_ratio/low_min"], history[0]["clip_ratio/high_max"]) == (0.25, 0.75)
 
 
 def test_a_batch_that_does_not_divide_has_smaller_micro_batches(

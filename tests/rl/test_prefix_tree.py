@@ -177,6 +177,13 @@ def test_of_adapters_only_lora_is_known(adapter: Any, expected: bool) -> None:
     assert reads_trees(get_peft_model(LlamaForCausalLM(LlamaConfig(**SIZES)), adapter)) is expected
 
 
+def test_a_model_that_remembers_adapters_but_has_none_is_known() -> None:
+    """As peft 0.18 leaves one into which they were merged."""
+    model: Any = LlamaForCausalLM(LlamaConfig(**SIZES))
+    model.peft_config = {"default": LoraConfig()}
+    assert reads_trees(model)
+
+
 @pytest.mark.parametrize(
     "model",
     [
