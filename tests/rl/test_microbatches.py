@@ -39,6 +39,20 @@ def padded(lengths: list[tuple[int, int]], first: int) -> dict[str, Any]:
     }
 
 
+def step(organism: Path, out: Path, **more: Any) -> dict[str, Any]:
+    """Train a step, on groups of four if nothing else is said; returns what it logged."""
+    options: dict[str, Any] = {"prompts": 4, "group_size": 4, **more}
+    settings = TrainSettings(
+        model=str(organism), env="palestra/StringCompose-v0", variant="train-atoms", out=out, steps=1, max_tokens=16,
+        track="none", **options,
+    )  # fmt: skip
+    with RunFolder(out, "train", settings) as folder:
+        train(settings, folder)
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    log: dict[str, Any] = next(row for row in manifest["history"] if "loss" in row)
+    return log
+
+
 def row_of(batch: dict[str, Any], i: int) -> tuple[int, ...]:
     """A row's own number, and its tokens without padding, of every column."""
     names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
@@ -156,14 +170,7 @@ def test_small_micro_batches_have_the_gradient_of_a_large_one(
     for micro in (4, 16):
         if not trees or micro == 16:  # what small trees teach is what one pass over rows teaches
             monkeypatch.setattr("palestra.rl.trl_trainer.reads_trees", lambda model: False)
-        settings = TrainSettings(
-            model=str(organism), env="palestra/StringCompose-v0", variant="train-atoms", out=tmp_path / str(micro),
-            algo=algo, steps=1, prompts=4, group_size=4, micro_batch=micro, max_tokens=16, track="none", beta=0.01,
-        )  # fmt: skip
-        with RunFolder(settings.out, "train", settings) as folder:
-            train(settings, folder)
-        manifest = json.loads((settings.out / "manifest.json").read_text(encoding="utf-8"))
-        logs.append(next(row for row in manifest["history"] if "loss" in row))
+        logs.append(step(organism, tmp_path / str(micro), algo=algo, micro_batch=micro, beta=0.01))
     assert read[:4] == [4] * 4 * trees, "four passes of the reference"
     assert sum(read[4:]) == 16 * trees
     assert len(read[4:]) == 4 if way == "trees" else len(read[4:]) < 4
@@ -190,14 +197,8 @@ def test_the_extremes_of_clipping_are_those_of_the_step(
         return found
 
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", noted)
-    settings = TrainSettings(
-        model=str(organism), env="palestra/StringCompose-v0", variant="train-atoms", out=tmp_path, steps=1, prompts=4,
-        group_size=4, micro_batch=4, max_tokens=16, track="none",
-    )  # fmt: skip
-    with RunFolder(tmp_path, "train", settings) as folder:
-        train(settings, folder)
-    history = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["history"]
-    assert (history[0]["clip_ratio/low_min"], history[0]["clip_ratio/high_max"]) == (0.25, 0.75)
+    log = step(organism, tmp_path, micro_batch=4)
+    assert (log["clip_ratio/low_min"], log["clip_ratio/high_max"]) == (0.25, 0.75)
 
 
 def test_a_batch_that_does_not_divide_has_smaller_micro_batches(
@@ -212,10 +213,5 @@ def test_a_batch_that_does_not_divide_has_smaller_micro_batches(
         return loss(self, model, inputs)
 
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", noted)
-    settings = TrainSettings(
-        model=str(organism), env="palestra/StringCompose-v0", variant="train-atoms", out=tmp_path, steps=1, prompts=3,
-        group_size=5, micro_batch=8, max_tokens=16, track="none",
-    )  # fmt: skip
-    with RunFolder(tmp_path, "train", settings) as folder:
-        train(settings, folder)
+    step(organism, tmp_path, prompts=3, group_size=5, micro_batch=8)
     assert passes == [5, 5, 5]
