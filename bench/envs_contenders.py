@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import envs_peers as peers
 import envs_tasks as tasks
-from envs_tasks import GROUP, ITEM, Play
+from envs_tasks import ATTEMPTS, GROUP, ITEM, Play
 
 
 class Contender(NamedTuple):
@@ -49,9 +49,14 @@ CONTENDERS = {
     "palestra sum, groups": Contender(
         "sum", "palestra", lambda: tasks.palestra_sum(GROUP), f"a new question every {GROUP} episodes"
     ),
+    "palestra sum, rows": Contender("sum", "palestra", tasks.palestra_rows, "rows made before"),
     "gem sum": Contender("sum", "gem-llm", peers.gem_sum, "QaEnv; rows made before"),
     "skyrl-gym sum": Contender("sum", "skyrl-gym", peers.skyrl_sum, "its gsm8k; rows made before"),
     "verifiers sum": Contender("sum", "verifiers", peers.verifiers_sum, "null harness, a model that answers at once"),
+    "palestra retry": Contender(
+        "retry", "palestra", lambda: tasks.palestra_rows(ATTEMPTS), "rows made before; five wrong answers"
+    ),
+    "skyrl-gym retry": Contender("retry", "skyrl-gym", peers.skyrl_retry, "its gsm8k_multi_turn; five wrong answers"),
     "palestra item": Contender("item", "palestra", tasks.palestra_item, f"{ITEM} through our adapter"),
     "reasoning-gym item": Contender("item", "reasoning-gym", peers.reasoning_gym_item, f"{ITEM} by itself"),
     "gem item": Contender("item", "gem-llm", peers.gem_item, f"its wrapper of {ITEM}"),

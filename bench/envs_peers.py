@@ -17,7 +17,23 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from envs_tasks import BOXED, BRACKETED, GUESSES, HIGH, ITEM, LOW, PROMPT, TAG, TAGGED, Numbers, Play, Played, steps_of
+from envs_tasks import (
+    ATTEMPTS,
+    BOXED,
+    BRACKETED,
+    GUESSES,
+    HIGH,
+    ITEM,
+    LOW,
+    PROMPT,
+    TAG,
+    TAGGED,
+    Numbers,
+    Play,
+    Played,
+    steps_of,
+    sums,
+)
 
 
 @contextlib.contextmanager
@@ -42,10 +58,7 @@ def gem_sum() -> Iterator[Play]:
     from datasets import Dataset
     from gem.envs.qa_env import QaEnv
 
-    rng = random.Random(0)
-    pairs = [(rng.randint(0, 999), rng.randint(0, 999)) for _ in range(2_000)]
-    rows = [{"question": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in pairs]
-    env = QaEnv(dataset=Dataset.from_list(rows), extract_boxed=True, load_from_cache_file=False)
+    env = QaEnv(dataset=Dataset.from_list(sums()), extract_boxed=True, load_from_cache_file=False)
     yield steps_of(env.reset, lambda action: any(env.step(action)[2:4]), BOXED[:1], 500)
 
 
@@ -114,11 +127,18 @@ def skyrl_sum() -> Iterator[Play]:
     yield _skyrl("gsm8k", str, ("#### 1",), 1_000)
 
 
+@contextlib.contextmanager
+def skyrl_retry() -> Iterator[Play]:
+    """SkyRL-Gym's own gsm8k of several turns."""
+    yield _skyrl("gsm8k_multi_turn", str, ("#### 0",) * ATTEMPTS, 300)
+
+
 def _skyrl(env_id: str, truth: Callable[[int], Any], actions: tuple[str, ...], episodes: int) -> Play:
     import skyrl_gym
 
     rng = random.Random(0)
-    rows = [{"reward_spec": {"ground_truth": truth(rng.randint(LOW, HIGH))}} for _ in range(2_000)]
+    numbers = [rng.randint(LOW, HIGH) for _ in range(2_000)]
+    rows = [{"reward_spec": {"ground_truth": truth(n)}, "extra_info": {"max_turns": ATTEMPTS}} for n in numbers]
     prompt = [{"role": "user", "content": PROMPT}]
     env: Any = None
     count = 0

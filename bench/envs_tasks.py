@@ -1,16 +1,20 @@
 """The small tasks that `bench/envs.py` times, in our environments and bare.
 
 `guess`: a number from 1 to 1000 and ten guesses, told higher or lower after each; the guesses are 1 to 10, so that
-nearly every episode has ten steps. `sum`: one question, one answer. `item`: an item of reasoning-gym, made and scored.
+nearly every episode has ten steps. `sum`: one question, one answer. `retry`: the same with five attempts, of which
+none is right. `item`: an item of reasoning-gym, made and scored.
 """
 
 import contextlib
+import json
 import random
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 LOW, HIGH, GUESSES = 1, 1000, 10
+ATTEMPTS = 5
 GROUP = 8
 """Episodes of one task in a row, in the rows that say so: what group-relative training does."""
 NUMBERS = tuple(range(LOW, LOW + GUESSES))
@@ -122,6 +126,27 @@ def palestra_sum(group: int = 1) -> Iterator[Play]:
     """A new question each episode, or each `group`."""
     _, add = palestra_envs()
     yield _ours(add(), TAGGED[:1], group, 1_000)
+
+
+def sums(count: int = 2_000) -> list[dict[str, str]]:
+    """Return questions with their answers: the rows of whoever plays rows that were made before."""
+    rng = random.Random(0)
+    pairs = [(rng.randint(0, 999), rng.randint(0, 999)) for _ in range(count)]
+    return [{"question": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in pairs]
+
+
+@contextlib.contextmanager
+def palestra_rows(attempts: int = 1) -> Iterator[Play]:
+    """The sums from rows that were made before, a row per episode."""
+    from palestra.envs import QuestionEnv, register
+
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl") as file:
+        file.writelines(json.dumps(row) + "\n" for row in sums())
+        file.flush()
+        limits = {"max_turns": attempts, "attempts": attempts}
+        variants = {"train": {"rows": file.name, **limits}}
+        made = register("bench/Rows-v0", variants=variants)(type("Rows", (QuestionEnv,), {"__module__": __name__}))
+        yield _ours(made(), TAGGED[:1] * attempts, 1, 1_000)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import palestra.envs.adapters  # noqa: F401  (registers adapted suites, from tables)
 import palestra.envs.tasks  # noqa: F401  (registers the built-in environments)
 from palestra.envs.core import Demonstration, ProcessTerm, Reward, Task, TaskId, TextEnv, Turn
+from palestra.envs.questions import QuestionEnv
 from palestra.envs.registry import EnvSpec, make, register, spec, specs
 from palestra.envs.toolcalls import ToolCall, format_tool_call
 from palestra.envs.tools import Calculator, PythonTool, Tool, ToolError
@@ -13,6 +14,7 @@ __all__ = [
     "EnvSpec",
     "ProcessTerm",
     "PythonTool",
+    "QuestionEnv",
     "Reward",
     "Task",
     "TaskId",

@@ -17,6 +17,8 @@ _FIELDS = ("answer", "final_answer", "output", "result")
 _MARKED = re.compile(
     r"\\(?:boxed|text|mathrm)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|\*\*([^*\n]+)\*\*|`([^`\n]+)`", re.DOTALL
 )
+_PLAIN = re.compile(r"[^<{`]*<answer>\s*+(?![\\*])([^<`]*)</answer>[^<`]*").fullmatch
+"""One answer that is not marked, and nothing that could be a call, thoughts or a block of code."""
 MAX_ANSWER = 10_000
 """Longer texts are no answer: graders may assume short input."""
 
@@ -51,11 +53,8 @@ def plain_answer(text: str) -> str | None:
 
     Most turns that answer are so, and need no closer look.
     """
-    before, _, rest = text.partition("<answer>")
-    answer, closing, after = rest.partition("</answer>")
-    if not closing or "<" in before or "<" in answer or "<" in after or "{" in before or "```" in text:
-        return None
-    return _unwrapped(answer.strip()) if len(answer) <= MAX_ANSWER else None
+    found = _PLAIN(text) if len(text) <= MAX_ANSWER else None
+    return found[1].strip() if found else None
 
 
 def _unwrapped(answer: str) -> str:

@@ -81,6 +81,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         self._toolbox = {tool.name: tool for tool in self.tools}
         self.blocking = self.blocking or any(tool.blocking for tool in self.tools)
         self._cell = split_cell(self.variants, variant)
+        self._pays_for_turns = type(self).process is not TextEnv.process
         self.observation_space = Unicode(MAX_TEXT)
         self.action_space = Unicode(MAX_TEXT, examples=self.example_actions())
         self._index: int | None = None
@@ -245,25 +246,30 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             raise gymnasium.error.ResetNeeded("the episode is over; call reset() before step()")
         if not isinstance(action, str):
             raise gymnasium.error.InvalidAction(f"an action is a string, not {type(action).__name__}")
-        turn = self._read(action)
-        self.turns.append(turn)
+        answer = plain_answer(action)
+        turn = self._read(action) if answer is None else Turn(action, (), (), answer)
+        turns = self.turns
+        turns.append(turn)
         if turn.answer is not None:
             kind = "answer"
             self._answers += 1
         else:
             kind = "tool" if turn.calls else "malformed"
-        process = dict(self.process(task, self.turns))
+        process = dict(self.process(task, turns)) if self._pays_for_turns else {}
         reward = self.judge(task, turn)
-        outcome = 0.0
-        if reward is not None:
+        if reward is None:
+            outcome = 0.0
+            terminated = False
+            truncated = len(turns) >= self.max_turns
+            observation = self.feedback(task, turn) if kind == "answer" else self._observe(turn)
+        else:
             outcome = reward.outcome
+            terminated, truncated = True, False
             for name, value in reward.process.items():
                 process[name] = process.get(name, 0.0) + value
+            observation = "" if kind == "answer" else self._observe(turn)
         if process or outcome not in (0.0, 1.0):
             self._check_reward(outcome, process)
-        terminated = reward is not None
-        truncated = not terminated and len(self.turns) >= self.max_turns
-        observation = self._observe(task, turn, kind, terminated)
         self._observations.append(observation)
         if terminated or truncated:
             self.end_episode()
@@ -326,9 +332,6 @@ class TextEnv(gymnasium.Env[str, str], ABC):
 
     def _read(self, action: str) -> Turn:
         """Read a turn and run its calls: an answer if it holds none, or one of `submit`, beside which none is run."""
-        answer = plain_answer(action)
-        if answer is not None:
-            return Turn(action, (), (), answer)
         calls = parse_tool_calls(action, self._toolbox)
         if not calls:
             return Turn(action, answer=extract_answer(action, fenced=self.answers_in_fences))
@@ -351,10 +354,9 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         except ToolError as error:
             return f"Error: {error}"
 
-    def _observe(self, task: Task, turn: Turn, kind: str, terminated: bool) -> str:
-        if kind == "answer":
-            return "" if terminated else self.feedback(task, turn)
-        if kind == "tool":
+    def _observe(self, turn: Turn) -> str:
+        """Return what the agent sees after a turn without an answer."""
+        if turn.calls:
             # A model may name lone surrogates in JSON; no tokenizer takes them.
             return "\n".join(turn.results).encode("utf-8", "replace").decode("utf-8")
         hint = f" or a call of a tool ({', '.join(self._toolbox)})" if self.tools else ""

@@ -1,7 +1,7 @@
 """What an episode is made of: a task with its identity, turns, and what is paid for them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -9,8 +9,7 @@ from palestra.envs.splits import hash64
 from palestra.envs.syntax.calls import ToolCall
 
 
-@dataclass(frozen=True, slots=True)
-class TaskId:
+class TaskId(NamedTuple):
     """Names one problem: the members of a GRPO group are resets of one identity."""
 
     env: str
@@ -25,7 +24,8 @@ class TaskId:
         return hash64(f"{purpose}|{self.env}|{self.variant}|{self.index}")
 
 
-# Tuples, because a step makes some of them and a dataclass that is frozen takes three times as long.
+# Not frozen dataclasses, because a step makes some of them and those take three times as long. A task, which episodes
+# share, is a tuple; what belongs to one turn has slots, which is faster still.
 
 
 class Task(NamedTuple):
@@ -41,15 +41,17 @@ class Task(NamedTuple):
     """Whatever `grade`, `process` and `solve` need; never changed, since episodes share it."""
 
 
-class Reward(NamedTuple):
+@dataclass(slots=True)
+class Reward:
     """A strict outcome and named process terms."""
 
     outcome: float
     """1.0 if the task is solved, else 0.0; pass@k counts nothing else."""
-    process: Mapping[str, float] = MappingProxyType({})
+    process: Mapping[str, float] = field(default_factory=dict)
 
 
-class Turn(NamedTuple):
+@dataclass(slots=True)
+class Turn:
     """One assistant turn as the environment read it."""
 
     action: str

@@ -27,6 +27,7 @@ MAX_EXPONENT = 1_000
 MAX_FORMULA = 200
 """Longest formula of a number game; it holds a handful of numbers."""
 
+_MAX_DIGITS = 40
 _FRACTION = re.compile(r"([+-]?[0-9]{1,40})\s*[/⁄]\s*([0-9]{1,40})")
 _LATEX = re.compile(r"([+-]?)\\[dt]?frac\s*\{\s*([0-9]{1,40})\s*\}\s*\{\s*([0-9]{1,40})\s*\}")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,40}|[0-9]{1,3}(?:,[0-9]{3}){1,12})(?:\.[0-9]{1,40})?")
@@ -87,6 +88,8 @@ def parse_fraction(text: str) -> Fraction | None:
 
     Dollar signs, LaTeX and bold marks, parentheses around it, a final full stop and a leading `P =` do not count.
     """
+    if text.isdecimal() and text.isascii() and len(text) <= _MAX_DIGITS:  # as most are
+        return Fraction(int(text))
     return _number(bare_value(text))
 
 

@@ -5,10 +5,11 @@ Invariant: variants that are not both for training share no task, whatever their
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from threading import Lock
+from struct import Struct
 from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
+_BIG_ENDIAN = Struct(">Q").unpack
 
 
 def split_cell(variants: Mapping[str, Any], variant: str) -> tuple[float, float]:
@@ -29,7 +30,8 @@ def split_cell(variants: Mapping[str, Any], variant: str) -> tuple[float, float]
 
 def hash64(text: str) -> int:
     """Hash to 64 bits, the same in every process."""
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    number: int = _BIG_ENDIAN(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())[0]
+    return number
 
 
 class Recent(Generic[_T]):
@@ -38,13 +40,14 @@ class Recent(Generic[_T]):
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._made: dict[Any, _T] = {}
-        self._lock = Lock()
         self.get = self._made.get
 
     def put(self, key: Any, made: _T) -> _T:
-        """Remember what was made for a key, and forget the oldest if there are too many; return it."""
-        with self._lock:
-            if len(self._made) >= self._limit:
-                del self._made[next(iter(self._made))]
-            self._made[key] = made
+        """Remember what was made for a key, and forget everything else if there is too much; return it.
+
+        Threads may do this at once: each operation on the dictionary is one.
+        """
+        if len(self._made) >= self._limit:
+            self._made.clear()
+        self._made[key] = made
         return made

@@ -1,6 +1,7 @@
 """`palestra new`: what it writes works as it stands, and it overwrites nothing."""
 
 import importlib
+import json
 import sys
 import tomllib
 from pathlib import Path
@@ -108,3 +109,60 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
     error = run("abacus", "--out", tmp_path / "p").exception
     assert isinstance(error, UsageError)
     assert "cannot write to the folder" in str(error)
+
+
+@pytest.fixture
+def capitals(tmp_path: Path) -> Path:
+    """Rows with fields of their own."""
+    file = tmp_path / "capitals.jsonl"
+    rows = ({"country": f"Capital of country {n}?", "capital": [f"City {n}", f"Town {n}"]} for n in range(300))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_rows_become_an_environment_that_passes(
+    capitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = run(
+        "capital-city", "--rows", capitals, "--question", "country", "--answer", "capital", "--out", tmp_path / "p"
+    )
+    assert made.exit_code == 0
+    project = tomllib.loads((tmp_path / "p" / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["setuptools"]["packages"] == ["capital_city"]
+    assert project["tool"]["setuptools"]["package-data"] == {"capital_city": ["*.jsonl", "*.csv"]}
+    monkeypatch.syspath_prepend(tmp_path / "p" / "src")
+    importlib.invalidate_caches()
+    importlib.import_module("capital_city")
+    try:
+        env_id = "capital-city/CapitalCity-v0"
+        env = make(env_id, "test")
+        assert env.grade(env.task_at(0), env.task_at(0).answer.replace("City", "town")).outcome == 1.0
+        with TimeLimits() as limits:
+            subjects = {v: Subject(env_id, v, SMALL, limits) for v in ("train", "test")}
+            problems = [str(p) for s in subjects.values() for c in CHECKS for p in found_by(c, s)]
+            problems += [f"{v}: {p}" for v, p in splits_are_disjoint(subjects)]
+        assert problems == []
+    finally:
+        del sys.modules["capital_city"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--rows", "rows.jsonl"], "has no field 'question' but country, capital; name the right one with --question"),
+        (["--rows", "rows.jsonl", "--question", "country"], "has no field 'answer'"),
+        (["--rows", "one.jsonl"], "has 1 different questions"),
+        (["--rows", "nowhere.csv"], "No such file"),
+        (["--answer", "capital"], "--rows, which is not given"),
+    ],
+)
+def test_rows_that_cannot_be_used_leave_nothing_behind(
+    options: list[str], said: str, capitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    capitals.rename("rows.jsonl")
+    Path("one.jsonl").write_text('{"question": "q", "answer": "a"}\n' * 2, encoding="utf-8")
+    error = run("asked", *options).exception
+    assert isinstance(error, UsageError)
+    assert said in str(error)
+    assert not Path("asked").exists()

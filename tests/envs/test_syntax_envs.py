@@ -166,7 +166,7 @@ def test_members_of_a_group_share_their_task_and_the_memory_of_tasks_is_bounded(
     assert len({id(member.task) for member in members}) == 1
     members[0].reset(options={"index": 0})
     assert drawn[600:] == [0]
-    assert len(Drawn._recent._made) == 512
+    assert 0 < len(Drawn._recent._made) <= 512
     make("test/Drawn-v0", "test").reset(options={"index": 0})
     assert drawn[601:] == [0]
 

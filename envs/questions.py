@@ -1,0 +1,224 @@
+"""QuestionEnv: questions with known answers from a file, for whoever has a dataset already.
+
+Invariants: which variant a row belongs to is decided by its question alone, however often and in whatever order rows
+stand in the file; variants that are not both for training share no question, in whatever files they stand.
+"""
+
+import csv
+import inspect
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from palestra.envs.answers import extract_answer
+from palestra.envs.core import Demonstration, Reward, Task, TextEnv
+from palestra.envs.errors import UsageError
+from palestra.envs.expressions import parse_fraction
+from palestra.envs.splits import hash64, split_cell
+
+FORMATS = (".jsonl", ".csv")
+_LONG_NUMBER = 40
+"""Digits from which on a number is read with more care."""
+
+
+class QuestionEnv(TextEnv):
+    """Questions from a file, one per episode, judged by their answers.
+
+    A subclass names its file, and reads its rows if they have other fields:
+
+        @register("acme/GSM8K-v0", variants={"train": {"rows": "train.jsonl"}, "test": {"rows": "test.jsonl"}})
+        class GSM8K(QuestionEnv):
+            @classmethod
+            def read(cls, row):
+                return row["question"], row["answer"].rpartition("#### ")[2]
+
+    A variant whose file no other one uses has all of its rows. Variants that use the same file share its rows by
+    hash: those for training have one half, the others equal parts of the other half.
+
+    Raises:
+        UsageError: When an environment is made: no such file, a row that cannot be read, two answers to one question,
+            a variant without rows, or a question that stands in the files of two variants.
+    """
+
+    rows: str = ""
+    """The file, `.jsonl` (an object per line) or `.csv` (with a header); relative to the module of the class."""
+    max_turns = 1
+
+    _shares: ClassVar[dict[str, tuple[Task, ...]]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._shares = {}
+
+    def __init__(self, variant: str = "train", render_mode: str | None = None) -> None:
+        super().__init__(variant, render_mode)
+        self._cell = _cell([name for name in self.variants if self._file(name) == self._file(variant)], variant)
+        if variant not in self._shares:
+            self._shares[variant] = self._share()
+        self._tasks = self._shares[variant]
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> tuple[str, Any]:
+        """Return a row's question, and its answer: a text or number, or a list of all that are right."""
+        return row["question"], row["answer"]
+
+    def task_at(self, index: int) -> Task:
+        """Return the question with the given index; after the last one, the first follows."""
+        return self._tasks[index % len(self._tasks)]
+
+    def sample(self, rng: random.Random) -> Task:
+        """Draw a question."""
+        return rng.choice(self._tasks)
+
+    def grade(self, task: Task, answer: str) -> Reward:
+        """Compare numbers by value, and texts but for case and blanks."""
+        return Reward(1.0 if canonical(answer) in task.data["accepted"] else 0.0)
+
+    def solve(self, task: Task) -> Demonstration:
+        """State the answer."""
+        return Demonstration((f"<answer>{task.answer}</answer>",))
+
+    def guess(self, task: Task, rng: random.Random) -> str:
+        """The answer to another question: what someone says who knows how answers look, and how often."""
+        return self.sample(rng).answer
+
+    def _share(self) -> tuple[Task, ...]:
+        file = self._file(self.variant)
+        tasks = self._read_tasks(file)
+        for other in self.variants:
+            both_train = other.startswith("train") and self.variant.startswith("train")
+            if both_train or self._file(other) == file:
+                continue
+            if shared := tasks.keys() & self._read_tasks(self._file(other)).keys():
+                raise UsageError(
+                    f"{self.env_id}: {len(shared)} of the questions in {file.name} stand in {self._file(other).name}, "
+                    f"too (such as '{min(shared)[:60]}'), and '{self.variant}' and '{other}' must not share any; take "
+                    "them out of one of the files"
+                )
+        owned = tuple(task for key, task in tasks.items() if self.owns(key))
+        if not owned:
+            raise UsageError(f"{self.env_id}: no row of {file} falls to the variant '{self.variant}'; add more rows")
+        return owned
+
+    @classmethod
+    @cache
+    def _read_tasks(cls, file: Path) -> dict[str, Task]:
+        return read_tasks(file, cls.read)
+
+    @classmethod
+    def _file(cls, variant: str) -> Path:
+        rows = cls.variants[variant].get("rows", cls.rows)
+        return Path(inspect.getfile(cls)).parent / rows
+
+
+def canonical(answer: str) -> str:
+    """Return what equal answers have in common: a number's value, or a text but for case and blanks."""
+    if answer.isdecimal() and answer.isascii() and answer[0] != "0" and len(answer) < _LONG_NUMBER:
+        return answer
+    value = parse_fraction(answer)
+    return " ".join(answer.split()).casefold() if value is None else str(value)
+
+
+def _cell(sharing: list[str], variant: str) -> tuple[float, float]:
+    """Return the share of a file's rows that a variant has; `sharing` are those that use the file."""
+    low, high = split_cell(dict.fromkeys(sharing), variant)
+    if all(name.startswith("train") for name in sharing):
+        return 0.0, 1.0
+    if not any(name.startswith("train") for name in sharing):
+        return 2 * low - 1, 2 * high - 1
+    return low, high
+
+
+def read_tasks(file: Path, read: Callable[[Mapping[str, Any]], tuple[str, Any]]) -> dict[str, Task]:
+    """Return the tasks of a file by key, in an order that does not depend on that of its rows.
+
+    Args:
+        file: As `read_rows` takes it.
+        read: Returns a row's question and its answer, or the list of its answers.
+
+    Raises:
+        UsageError: As `QuestionEnv` does.
+    """
+    tasks: dict[str, Task] = {}
+    for line, row in read_rows(file):
+        try:
+            question, answer = read(row)
+        except Exception as error:  # of an author's code on somebody's data
+            fields = ", ".join(row)
+            raise UsageError(
+                f"line {line} of {file} cannot be read as a question with an answer: {type(error).__name__}: {error}; "
+                f"its fields are {fields}"
+            ) from None
+        task = _task(question, answer)
+        if isinstance(task, str):
+            raise UsageError(f"line {line} of {file}: {task}")
+        known = tasks.setdefault(task.key, task)
+        if known.data["accepted"] != task.data["accepted"]:
+            raise UsageError(
+                f"line {line} of {file}: the question '{task.key[:60]}' has the answer '{task.answer[:60]}', and "
+                f"'{known.answer[:60]}' before; where several answers are right, give them as a list"
+            )
+    return dict(sorted(tasks.items(), key=lambda item: hash64(item[0])))
+
+
+def _task(question: Any, answer: Any) -> Task | str:
+    """Return a row's task, or what is wrong with it."""
+    if not isinstance(question, str) or not question.strip():
+        return f"a question is a text, not {question!r:.60}"
+    accepted = []
+    for one in answer if isinstance(answer, list) else [answer]:
+        if isinstance(one, bool) or not isinstance(one, str | int | float):
+            return f"an answer is a text, a number, or a list of such, not {answer!r:.60}"
+        stated = extract_answer(f"<answer>{one}</answer>")
+        if not stated:
+            return f"the answer {one!r:.60} cannot be stated between <answer> and </answer>"
+        accepted.append(stated)
+    if not accepted:
+        return "no answer is given"
+    return Task(question, accepted[0], " ".join(question.split()), {"accepted": frozenset(map(canonical, accepted))})
+
+
+def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a file with their line numbers; empty lines are skipped.
+
+    Raises:
+        UsageError: No such file, another format than `FORMATS`, text that is not UTF-8, or a line that is no row.
+    """
+    if file.suffix not in FORMATS:
+        raise UsageError(
+            f"rows are read from {' or '.join(FORMATS)} files, not '{file.name}'; write it as one of them"
+        )
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not UTF-8 text; save it as such") from None
+    except OSError as error:
+        raise UsageError(f"cannot read the rows {file}: {error.strerror}") from None
+    yield from _csv_rows(file, text) if file.suffix == ".csv" else _json_rows(file, text)
+
+
+def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for line, content in enumerate(text.split("\n"), 1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"line {line} of {file} is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise UsageError(f"line {line} of {file} is not a JSON object")
+        yield line, row
+
+
+def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise UsageError(f"line {reader.line_num} of {file} has not as many fields as the header")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise UsageError(f"line {reader.line_num} of {file} is not CSV: {error}") from None
