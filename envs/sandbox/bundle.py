@@ -10,6 +10,8 @@ _MODULES = ("wire", "jail", "packets", "files", "child", "execution", "superviso
 """In an order in which each comes after those that it imports."""
 _BOOT = """\
 import json, os, sys, types
+at_fork = []
+os.register_at_fork = lambda **functions: at_fork.append(functions)
 def read(count, source=int(sys.argv[1])):
     data = b""
     while len(data) < count:
@@ -26,6 +28,7 @@ for part in bundle["package"].split("."):
     parent = f"{parent}.{part}".lstrip(".")
     sys.modules[parent] = types.ModuleType(parent)
     sys.modules[parent].__path__ = []
+sys.modules[parent].at_fork = at_fork
 for name, source in bundle["modules"]:
     module = types.ModuleType(f"{parent}.{name}")
     sys.modules[module.__name__] = module

@@ -4,15 +4,16 @@ From `harden` on it can do no more than the code that it will run; nothing here 
 runs as `__main__` and the process ends with its exit code. The cells of a session share one `__main__`.
 """
 
+import _signal
 import ast
 import atexit
 import builtins
 import io
 import linecache
 import os
+import posix
 import random
 import resource
-import signal
 import socket
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import types
 from dataclasses import dataclass
 from types import CodeType, TracebackType
 
+from palestra.envs.sandbox import inside
 from palestra.envs.sandbox.inside import jail, packets
 
 MEMORY_EXIT = 113
@@ -120,7 +122,11 @@ def _receive(sock: socket.socket) -> tuple[packets.Task, bytes]:
 
 def _fresh_start() -> None:
     """Do what an interpreter does at its start and a fork does not repeat."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.register_at_fork = posix.register_at_fork
+    for functions in inside.at_fork:
+        os.register_at_fork(**functions)
+    # Not by way of the module `signal`, whose enumerations touch many pages.
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     sys.path.insert(0, os.getcwd())
     random.seed()
     if (numpy := sys.modules.get("numpy")) is not None:

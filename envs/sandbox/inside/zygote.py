@@ -44,6 +44,7 @@ def main(config: dict[str, Any]) -> None:
     confinement = Confinement(isolation, config["tmpfs"], rlimits, bytes.fromhex(config["filter"]))
     gc.collect()
     gc.freeze()
+    sys._clear_type_cache()  # an entry that is displaced lets go of a name, which copies the name's page
     jail.use_huge_pages()
     sock.send(packets.ready(json.dumps(facts)))
     try:

@@ -188,6 +188,23 @@ def test_a_run_does_not_see_any_file_of_another(sandbox: Sandbox) -> None:
     assert sandbox.run(probe).stdout == "[]\n"
 
 
+def test_what_a_program_forks_begins_as_a_fork_does(sandbox: Sandbox) -> None:
+    program = (
+        "import os, random, threading\n"
+        "os.register_at_fork(before=lambda: print('before', flush=True))\n"
+        "read, write = os.pipe()\n"
+        "threading.Thread(target=print).start()\n"
+        "state = random.getstate()\n"
+        "if os.fork() == 0:\n"
+        " os.write(write, repr((random.getstate() != state, threading.active_count())).encode())\n"
+        " os._exit(0)\n"
+        "os.wait()\n"
+        "print(os.read(read, 99).decode(), random.getstate() == state)"
+    )
+    result = sandbox.run(program, timeout=20)
+    assert result.stdout.split() == ["before", "(True,", "1)", "True"], result
+
+
 @keeping("nothing outlives a program")
 def test_nothing_that_a_run_started_outlives_it(sandbox: Sandbox) -> None:
     daemon = (
