@@ -2,8 +2,9 @@
 
 A step of a small model is mostly calls: of modules in Python, and of kernels that do next to nothing. Here is the same
 arithmetic in half of the calls, with the attention of one query per sequence as two batched products. The weights are
-the model's own, so nothing is copied and nothing gets stale. A model that is not known in every part, or not in
-float32, goes on with its own forward pass.
+the model's own, so nothing is copied and nothing gets stale. Under autocast, matrices are copied in its precision, but
+once and not for every token, and all else is as it is there. A model that is not known in every part goes on with its
+own forward pass.
 """
 
 from typing import Any, NamedTuple, Self
@@ -27,7 +28,7 @@ class _Linear(NamedTuple):
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        return linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
 class _Norm(NamedTuple):
@@ -35,7 +36,7 @@ class _Norm(NamedTuple):
     eps: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        return rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        return rms_norm(x.to(self.weight.dtype), (x.shape[-1],), self.weight, self.eps)
 
 
 class _Block(NamedTuple):
@@ -65,8 +66,11 @@ class Decoder:
     def __init__(self, model: Any) -> None:
         stack = model.model
         self._rotary, self._embedding = stack.rotary_emb, stack.embed_tokens.weight
-        self._blocks = [_block(layer) for layer in stack.layers]
-        self._norm, self._head = _norm(stack.norm), _linear(model.lm_head)
+        device = self._embedding.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else self._embedding.dtype
+        self._blocks = [_block(layer, dtype) for layer in stack.layers]
+        self._norm, self._head = _norm(stack.norm), _linear(model.lm_head, dtype)
         self._groups: int = stack.config.num_key_value_heads
         self._cos = self._sin = self._embedding.new_zeros(0)
 
@@ -86,6 +90,10 @@ class Decoder:
         Returns:
             Logits `(rows, vocabulary)` of the token after it.
         """
+        with torch.autocast(ids.device.type, enabled=False):
+            return self._read(ids, cache, rows)
+
+    def _read(self, ids: Tensor, cache: SlotCache, rows: slice) -> Tensor:
         mask, positions = cache.attend(rows, torch.ones_like(ids)[:, None])
         self._turn_until(cache.columns)
         cos, sin = self._cos[positions], self._sin[positions]
@@ -115,7 +123,8 @@ class Decoder:
             keys.reshape(-1, columns, width).transpose(1, 2),
             alpha=block.scale,
         )
-        return torch.bmm(scores.softmax(-1), values.reshape(-1, columns, width)).view(rows, heads * width)
+        seen = scores.softmax(-1).to(values.dtype)
+        return torch.bmm(seen, values.reshape(-1, columns, width)).view(rows, heads * width)
 
     def _turn_until(self, positions: int) -> None:
         """Have the rotation of so many positions ready; the halves of a head turn as `x * cos + roll(x) * sin`."""
@@ -130,41 +139,42 @@ def decodes(model: Any) -> bool:
     """Return whether every part of a model is one that `Decoder` knows: no adapters, hooks, shards, other types."""
     if type(model) not in FAMILIES or model.config.rope_parameters["rope_type"] not in FIXED_ROPE:
         return False
-    family, device = type(model).__module__, model.model.embed_tokens.weight.device
+    family, first = type(model).__module__, model.model.embed_tokens.weight
     return all(
         (type(module) in _PLAIN or type(module).__module__ == family)
         and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
         for module in model.modules()
     ) and all(
         type(weights.data) is Tensor
-        and weights.dtype == torch.float32
-        and weights.device == device
+        and weights.dtype == first.dtype
+        and weights.device == first.device
         and weights.numel()
         for weights in model.parameters()
     )
 
 
-def _block(layer: Any) -> _Block:
+def _block(layer: Any, dtype: torch.dtype) -> _Block:
     attention, mlp = layer.self_attn, layer.mlp
     query_norm, key_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
     return _Block(
         before=_norm(layer.input_layernorm),
-        query=_linear(attention.q_proj),
-        key=_linear(attention.k_proj),
-        value=_linear(attention.v_proj),
+        query=_linear(attention.q_proj, dtype),
+        key=_linear(attention.k_proj, dtype),
+        value=_linear(attention.v_proj, dtype),
         query_norm=_norm(query_norm) if query_norm else None,
         key_norm=_norm(key_norm) if key_norm else None,
-        out=_linear(attention.o_proj),
+        out=_linear(attention.o_proj, dtype),
         scale=attention.scaling,
         between=_norm(layer.post_attention_layernorm),
-        gate=_linear(mlp.gate_proj),
-        up=_linear(mlp.up_proj),
-        down=_linear(mlp.down_proj),
+        gate=_linear(mlp.gate_proj, dtype),
+        up=_linear(mlp.up_proj, dtype),
+        down=_linear(mlp.down_proj, dtype),
     )
 
 
-def _linear(module: nn.Linear) -> _Linear:
-    return _Linear(module.weight, module.bias)
+def _linear(module: nn.Linear, dtype: torch.dtype) -> _Linear:
+    weight, bias = module.weight.detach(), module.bias
+    return _Linear(weight.to(dtype), None if bias is None else bias.detach().to(dtype))
 
 
 def _norm(module: Any) -> _Norm:

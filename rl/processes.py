@@ -78,6 +78,7 @@ def whole_weights(trainer: Any) -> Iterator[Any]:
         with (
             unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
             _own_forward(model, trainer.fused_forward),
+            trainer.accelerator.autocast(),
         ):
             yield model
     finally:
@@ -89,12 +90,17 @@ def whole_weights(trainer: Any) -> Iterator[Any]:
 
 @contextmanager
 def _own_forward(model: Any, fused: Any) -> Iterator[None]:
-    """Have a model's class decide how it computes: through what replaces it, `Decoder` cannot see."""
-    replaced = fused is not None and vars(model).get("forward") is fused
+    """Have a model's class decide how it computes: through what replaces it, `Decoder` cannot see.
+
+    For mixed precision, accelerate has wrapped that and kept it; its `autocast` is then what the wrapper was for.
+    """
+    there = vars(model)
+    forward, wrapped = there.get("forward"), there.get("_original_forward")
+    replaced = fused is not None and (forward is fused or wrapped is fused)
     if replaced:
         del model.forward
     try:
         yield
     finally:
         if replaced:
-            model.forward = fused
+            model.forward = forward

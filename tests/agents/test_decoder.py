@@ -98,6 +98,31 @@ def test_the_logits_are_the_models_own(name: str) -> None:
             torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["llama", "biases", "tied", "qwen2", "qwen3"])
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "weights"])
+def test_in_half_precision_it_is_as_near_to_the_truth_as_the_model(name: str, autocast: bool) -> None:
+    model, exact = MODELS[name](), MODELS[name]().double()
+    if not autocast:
+        model = model.to(torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 50, (8, 40), generator=generator)
+    ones = torch.ones_like(ids)
+    errors: dict[str, list[torch.Tensor]] = {"ours": [], "own": []}
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        decoder = Decoder.of(model)
+        assert decoder is not None
+        ours, own = SlotCache(2, 8, 0, model.device), SlotCache(2, 8, 0, model.device)
+        for cache in (ours, own):
+            read(model, cache, ids[:, :8], ones[:, :8], slice(0, 8))
+        for at in range(8, 40):
+            with torch.autocast("cpu", enabled=False):
+                expected = exact(input_ids=ids[:, : at + 1]).logits[:, -1]
+            errors["ours"].append(decoder(ids[:, at], ours, slice(0, 8)) - expected)
+            errors["own"].append(read(model, own, ids[:, at : at + 1], ones[:, :1], slice(0, 8)) - expected)
+    apart = {who: float(torch.stack(found).square().mean().sqrt()) for who, found in errors.items()}
+    assert 0 < apart["ours"] < 1.25 * apart["own"]
+
+
 def test_weights_that_change_are_read_as_they_are() -> None:
     model = llama()
     decoder = Decoder.of(model)
@@ -155,7 +180,6 @@ UNKNOWN = {
     "another forward": with_another_forward,
     "another layer": with_another_layer,
     "a subclass": subclassed,
-    "half precision": lambda: llama().to(torch.bfloat16),
     "another activation": lambda: llama(hidden_act="gelu"),
     "a rope that depends on the length": lambda: llama(
         rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}

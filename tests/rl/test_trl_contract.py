@@ -16,6 +16,7 @@ from palestra.agents.trajectory import Trajectory, TurnSpan
 from palestra.envs import Reward, TaskId, TextEnv
 from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.tasks.string_compose import StringCompose
+from palestra.rl import train as train_module
 from palestra.rl.organisms.tokenizer import character_tokenizer
 from palestra.rl.processes import _own_forward
 from palestra.rl.rundir import RunFolder
@@ -128,17 +129,42 @@ def test_episodes_are_sampled_by_the_models_own_forward_pass_which_the_decoder_k
 
 
 def test_a_forward_pass_that_somebody_else_has_wrapped_is_left_alone() -> None:
-    """accelerate wraps it for mixed precision: without that, the model would sample in another precision."""
+    """But for accelerate, which keeps what it wraps, and whose precision is asked for in its place."""
     model = torch.nn.Linear(2, 2)
     fused = model.forward
     model.forward = fused
     with _own_forward(model, fused):
         assert "forward" not in vars(model)
     assert vars(model)["forward"] is fused
+    model._original_forward = fused
+    model.forward = mixed = lambda x: fused(x)
+    with _own_forward(model, fused):
+        assert "forward" not in vars(model)
+    assert vars(model)["forward"] is mixed
+    del model._original_forward
     model.forward = wrapped = lambda x: fused(x)
     for theirs in (fused, None):
         with _own_forward(model, theirs):
             assert vars(model)["forward"] is wrapped
+
+
+def test_in_mixed_precision_episodes_are_sampled_by_the_decoder_in_that_precision(
+    monkeypatch: pytest.MonkeyPatch, organism: Path, tmp_path: Path
+) -> None:
+    """As on a GPU: accelerate has wrapped the forward pass, and is asked for its precision instead."""
+    streams: list[tuple[bool, bool]] = []
+    opened, arguments = SlotStream.__init__, train_module.common_arguments
+
+    def noted(self: Any, *args: Any) -> None:
+        opened(self, *args)
+        streams.append((self._decoder is not None, torch.is_autocast_enabled("cpu")))
+
+    monkeypatch.setattr(SlotStream, "__init__", noted)
+    monkeypatch.setattr(train_module, "common_arguments", lambda *args: {**arguments(*args), "bf16": True})
+    seen = captured_batch(monkeypatch, organism, tmp_path / "run", steps=2, validate_every=1, validate_problems=2)
+    assert len(streams) >= 4
+    assert set(streams) == {(True, True)}
+    assert seen["ours"]["completion_mask"].any()
 
 
 def samples_of(*trajectories: Trajectory) -> list[Sample]:
