@@ -43,7 +43,7 @@ def main() -> None:
     loaded = load_model(args.model, to_train=True)
     if not reads_trees(loaded.model):
         raise SystemExit("this model is not one that reads trees (palestra/rl/prefix_tree.py names them)")
-    cost = PassCost.of(loaded.model.config)
+    cost = PassCost.of(loaded.model.config, loaded.model.device.type)
     episodes = sampled(args, loaded)
     passes = len(episodes) // args.micro_batch
     step = padded(episodes)

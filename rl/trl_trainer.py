@@ -64,7 +64,8 @@ class AgentGRPOTrainer(GRPOTrainer):
         super().__init__(reward_funcs=rewards, rollout_func=self._episodes, **kwargs)
         self.fused_forward = vars(self.model).get("forward") if own else None
         """What TRL has put in the place of the model's own forward pass, to compute log-probabilities in parts."""
-        self._pass_cost = PassCost.of(self.model.config) if reads_trees(self.model) else None
+        device = self.accelerator.device.type
+        self._pass_cost = PassCost.of(self.model.config, device) if reads_trees(self.model) else None
         self._merges = (
             self.accelerator.num_processes == 1  # several meet in every pass
             and sharding() is None

@@ -146,6 +146,21 @@ def test_long_rows_that_share_little_stay_rows_and_a_group_of_short_ones_does_no
     assert trees.ids.shape == (1, 59 + 4 * 20)
 
 
+def test_where_masks_are_dear_long_turns_stay_rows() -> None:
+    """As on a GPU: eight members that share 400 tokens and write 600 of their own."""
+    batch = padded([([1] * 400, [3 + member] * 600) for member in range(8)])
+    assert PrefixTrees.where_cheaper(*batch, PassCost(8_000)) is not None
+    assert PrefixTrees.where_cheaper(*batch, PassCost(8_000, masked=3.0)) is None
+    config = LlamaConfig(**SIZES)
+    assert PassCost.of(config, "cuda").masked > PassCost.of(config).masked == 1
+
+
+def test_a_head_is_computed_where_a_completion_is_predicted_and_nowhere_else() -> None:
+    trees = PrefixTrees.where_cheaper(*padded([([1, 2, 3], [4, 5]), ([1, 2, 3], [4, 6])]), DEAR_TOKENS)
+    assert trees is not None
+    assert sorted(trees.labels[trees.labels >= 0].tolist()) == [4, 5, 6]
+
+
 def test_a_batch_without_anything_to_predict_stays_one_of_rows() -> None:
     assert (
         PrefixTrees.where_cheaper(torch.tensor([[1, 0], [1, 0]]), torch.tensor([[1, 0], [1, 0]]), 1, PassCost(9))
