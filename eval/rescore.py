@@ -2,10 +2,10 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from palestra import __version__
 from palestra.agents.progress import ProgressReport
 from palestra.envs.core import TextEnv
 from palestra.envs.errors import PalestraError, UsageError
@@ -51,7 +51,7 @@ def rescore(run: str | Path, out: str | Path) -> Rescored:
     changes: Counter[str] = Counter()
     envs: dict[str, TextEnv] = {}
     with (
-        RunStore.create(out, {**kept, "rescored": {"from": str(run), "palestra": version("palestra")}}) as store,
+        RunStore.create(out, {**kept, "rescored": {"from": str(run), "palestra": __version__}}) as store,
         ProgressReport(f"score {Path(run).name}", "episodes", len(samples)) as progress,
     ):
         try:

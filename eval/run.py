@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from palestra import __version__
 from palestra.agents.progress import ProgressReport
 from palestra.envs.errors import PalestraError, UsageError
 from palestra.envs.registry import make, spec
@@ -52,7 +52,7 @@ def evaluate(settings: EvalSettings, *, only: Collection[SampleId] | None = None
     with _open(settings.out, fixed) as store:
         if only is None:
             asked = _asked(settings, problems, store.manifest)
-            store.update_manifest(**asked, **training_cost(settings), palestra=version("palestra"))
+            store.update_manifest(**asked, **training_cost(settings), palestra=__version__)
         done = store.done()
         todo = sorted(wanted - done)
         with ProgressReport(f"eval {settings.out.name}", "episodes", len(wanted), len(wanted & done)) as progress:
