@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import gymnasium
 
 from palestra.envs.answers import MAX_ANSWER, extract_answer, plain_answer
-from palestra.envs.episode import Demonstration, ProcessTerm, Reward, Task, TaskId, Turn
+from palestra.envs.episode import Demonstration, ProcessTerm, Reward, Task, TaskId, Turn, seed_of
 from palestra.envs.errors import UsageError, unknown_name
 from palestra.envs.spaces import Unicode
 from palestra.envs.splits import Recent, hash64, split_cell
@@ -169,7 +169,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         Raises:
             RuntimeError: No draw in 20,000 falls into the share: the generator has too few tasks.
         """
-        rng = random.Random(TaskId(self.env_id, self.variant, index).seed())
+        rng = random.Random(seed_of(self.env_id, self.variant, index))
         for _ in range(_MAX_DRAWS):
             task = self.sample(rng)
             if self.owns(task.key):

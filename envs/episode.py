@@ -9,7 +9,8 @@ from palestra.envs.splits import hash64
 from palestra.envs.syntax.calls import ToolCall
 
 
-class TaskId(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TaskId:
     """Names one problem: the members of a GRPO group are resets of one identity."""
 
     env: str
@@ -21,7 +22,12 @@ class TaskId(NamedTuple):
 
     def seed(self, purpose: str = "task") -> int:
         """A 64-bit seed that depends on every part of the identity, never on neighbouring indices."""
-        return hash64(f"{purpose}|{self.env}|{self.variant}|{self.index}")
+        return seed_of(self.env, self.variant, self.index, purpose)
+
+
+def seed_of(env: str, variant: str, index: int, purpose: str = "task") -> int:
+    """Return what `TaskId.seed` does, without making one."""
+    return hash64(f"{purpose}|{env}|{variant}|{index}")
 
 
 # Not frozen dataclasses, because a step makes some of them and those take three times as long. A task, which episodes

@@ -110,7 +110,7 @@ class QuestionEnv(TextEnv):
 
     @classmethod
     def _file(cls, variant: str) -> Path:
-        rows = cls.variants[variant].get("rows", cls.rows)
+        rows: str = cls.variants[variant].get("rows", cls.rows)
         return Path(inspect.getfile(cls)).parent / rows
 
 

@@ -4,7 +4,7 @@ From `harden` on it can do no more than the code that it will run; nothing here 
 runs as `__main__` and the process ends with its exit code. The cells of a session share one `__main__`.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import ast
 import atexit
 import builtins

@@ -24,6 +24,7 @@ _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
 _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+_libc.capset.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
 
 
 class _Program(ctypes.Structure):
