@@ -14,6 +14,6 @@ at_fork: list[dict[str, Callable[[], Any]]] = []
 """What modules ask to be called around a fork (`os.register_at_fork`), kept from being called when a zygote forks.
 
 A zygote has one thread and holds no lock, and a child seeds itself: `random`, `threading` and `logging` would only
-write to a quarter of the pages that a child writes to before it runs anything. The child registers them, for the code's
-own forks. It is filled before anything is imported (`bundle.py`), and empty in the host.
+write to a quarter of the pages that a child writes to before it runs anything. The child registers them, for the
+code's own forks. It is filled before anything is imported (`bundle.py`), and empty in the host.
 """
