@@ -26,6 +26,7 @@ from envs_contenders import CONTENDERS, Contender
 HERE = Path(__file__).parent
 OURS = {"guess": "palestra guess", "sum": "palestra sum", "item": "palestra item"}
 GROUPS = {"guess": "palestra guess, groups", "sum": "palestra sum, groups"}
+ROWS = {"sum": "palestra sum, rows", "retry": "palestra retry"}
 _RESAMPLES = 2_000
 _ROUND_LIMIT = {"verifiers sum": 2}
 """Rounds of systems of which one takes long."""
@@ -42,11 +43,14 @@ class Gate(NamedTuple):
 GATES = (
     Gate("palestra guess", "bare guess", 5.0),
     Gate("palestra guess, groups", "bare guess", 3.5),
-    Gate("palestra guess, groups", "gem guess, seeded", 1.3),
+    Gate("palestra guess", "gem guess, seeded", 1.5),
+    Gate("palestra guess, groups", "gem guess, seeded", 1.0),
     Gate("palestra guess", "textarena guess", 1.5),
     Gate("palestra guess", "openenv guess", 1 / 50),
     Gate("palestra sum", "gem sum", 1.0),
-    Gate("palestra sum, groups", "skyrl-gym sum", 1.5),
+    Gate("palestra sum, rows", "gem sum", 1.0),
+    Gate("palestra sum, rows", "skyrl-gym sum", 1.0),
+    Gate("palestra retry", "skyrl-gym retry", 1.0),
     Gate("palestra sum", "verifiers sum", 1 / 1000),
 )
 """Measured (docs/results/envs.md): 3.0, 2.1, 0.90, 0.98, 1/130, 0.50, 0.88, 1/93,000."""
@@ -199,16 +203,18 @@ def report(rows: dict[str, Row], notes: list[str], many: dict[str, float], round
     ]
     for task in dict.fromkeys(row.contender.task for row in rows.values()):
         lines += [
-            f"| {task} | | n steps | CPU us per step | episodes per CPU-s | our time / this | ours in groups / this |",
-            "|---|---|---|---|---|---|---|",
+            f"| {task} | | n steps | CPU us per step | episodes per CPU-s "
+            "| our time / this | ours in groups / this | ours from rows / this |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for row in rows.values():
             if row.contender.task == task:
-                beside = [interval(ratios(rows[o[task]], row)) if o.get(task) in rows else "-" for o in (OURS, GROUPS)]
+                ours = (OURS.get(task), GROUPS.get(task), ROWS.get(task))
+                beside = [interval(ratios(rows[name], row)) if name in rows else "-" for name in ours]
                 title = f"{row.name.partition(' ')[0]} {row.version}".strip()
                 lines.append(
                     f"| {title} | {row.contender.note} | {row.steps:,} | {interval(row.us_per_step)} | "
-                    f"{statistics.median(row.episodes_per_s):,.3g} | {beside[0]} | {beside[1]} |"
+                    f"{statistics.median(row.episodes_per_s):,.3g} | {' | '.join(beside)} |"
                 )
         lines.append("")
     lines += [f"- {name}: {value:,.4g}" for name, value in many.items()]
