@@ -17,7 +17,7 @@ _FIELDS = ("answer", "final_answer", "output", "result")
 _MARKED = re.compile(
     r"\\(?:boxed|text|mathrm)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|\*\*([^*\n]+)\*\*|`([^`\n]+)`", re.DOTALL
 )
-_PLAIN = re.compile(r"[^<{`]*<answer>\s*+(?![\\*])([^<`]*)</answer>[^<`]*").fullmatch
+_PLAIN = re.compile(r"(?!\s*\[)[^<{`]*<answer>\s*+(?![\\*])([^<`]*)</answer>[^<`]*").fullmatch
 """One answer that is not marked, and nothing that could be a call, thoughts or a block of code."""
 MAX_ANSWER = 10_000
 """Longer texts are no answer: graders may assume short input."""

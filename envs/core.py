@@ -81,7 +81,6 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         self._toolbox = {tool.name: tool for tool in self.tools}
         self.blocking = self.blocking or any(tool.blocking for tool in self.tools)
         self._cell = split_cell(self.variants, variant)
-        self._pays_for_turns = type(self).process is not TextEnv.process
         self.observation_space = Unicode(MAX_TEXT)
         self.action_space = Unicode(MAX_TEXT, examples=self.example_actions())
         self._index: int | None = None
@@ -255,21 +254,21 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             self._answers += 1
         else:
             kind = "tool" if turn.calls else "malformed"
-        process = dict(self.process(task, turns)) if self._pays_for_turns else {}
+        process = dict(self.process(task, turns))
         reward = self.judge(task, turn)
-        if reward is None:
-            outcome = 0.0
-            terminated = False
-            truncated = len(turns) >= self.max_turns
-            observation = self.feedback(task, turn) if kind == "answer" else self._observe(turn)
-        else:
+        outcome = 0.0
+        if reward is not None:
             outcome = reward.outcome
-            terminated, truncated = True, False
             for name, value in reward.process.items():
                 process[name] = process.get(name, 0.0) + value
-            observation = "" if kind == "answer" else self._observe(turn)
         if process or outcome not in (0.0, 1.0):
             self._check_reward(outcome, process)
+        terminated = reward is not None
+        truncated = not terminated and len(turns) >= self.max_turns
+        if kind != "answer":
+            observation = self._observe(turn)
+        else:
+            observation = "" if terminated else self.feedback(task, turn)
         self._observations.append(observation)
         if terminated or truncated:
             self.end_episode()

@@ -6,9 +6,11 @@ stand in the file; variants that are not both for training share no question, in
 
 import csv
 import inspect
+import io
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +20,8 @@ from palestra.envs.core import Demonstration, Reward, Task, TextEnv
 from palestra.envs.errors import UsageError
 from palestra.envs.expressions import parse_fraction
 from palestra.envs.splits import hash64, split_cell
+from palestra.envs.syntax.lenient_json import finite, refuse
+from palestra.envs.toolcalls import parse_tool_calls
 
 FORMATS = (".jsonl", ".csv")
 _LONG_NUMBER = 40
@@ -36,7 +40,8 @@ class QuestionEnv(TextEnv):
                 return row["question"], row["answer"].rpartition("#### ")[2]
 
     A variant whose file no other one uses has all of its rows. Variants that use the same file share its rows by
-    hash: those for training have one half, the others equal parts of the other half.
+    hash: those for training have one half, the others equal parts of the other half. Rows are read once for all
+    variants, so `read` may not depend on what a variant changes.
 
     Raises:
         UsageError: When an environment is made: no such file, a row that cannot be read, two answers to one question,
@@ -44,7 +49,7 @@ class QuestionEnv(TextEnv):
     """
 
     rows: str = ""
-    """The file, `.jsonl` (an object per line) or `.csv` (with a header); relative to the module of the class."""
+    """The file, `.jsonl` (an object per line) or `.csv` (with a header); relative to the module that names it."""
     max_turns = 1
 
     _shares: ClassVar[dict[str, tuple[Task, ...]]]
@@ -110,8 +115,16 @@ class QuestionEnv(TextEnv):
 
     @classmethod
     def _file(cls, variant: str) -> Path:
-        rows: str = cls.variants[variant].get("rows", cls.rows)
-        return Path(inspect.getfile(cls)).parent / rows
+        stated = cls.variants[variant].get("rows")
+        rows = Path(cls.rows if stated is None else stated)
+        if rows.is_absolute():
+            return rows
+        name = "rows" if stated is None else "variants"
+        owner = next(one for one in cls.__mro__ if name in vars(one))
+        try:
+            return Path(inspect.getfile(owner)).parent / rows
+        except (OSError, TypeError):  # a notebook, or what was typed at a prompt
+            return Path.cwd() / rows
 
 
 def canonical(answer: str) -> str:
@@ -145,17 +158,17 @@ def read_tasks(file: Path, read: Callable[[Mapping[str, Any]], tuple[str, Any]])
     tasks: dict[str, Task] = {}
     for line, row in read_rows(file):
         try:
-            question, answer = read(row)
+            task = _task(*read(row))
         except Exception as error:  # of an author's code on somebody's data
             fields = ", ".join(row)
             raise UsageError(
                 f"line {line} of {file} cannot be read as a question with an answer: {type(error).__name__}: {error}; "
                 f"its fields are {fields}"
             ) from None
-        task = _task(question, answer)
         if isinstance(task, str):
             raise UsageError(f"line {line} of {file}: {task}")
-        known = tasks.setdefault(task.key, task)
+        known = tasks.get(task.key, task)
+        tasks[task.key] = min(known, task, key=lambda one: one[:2])  # which spelling is kept hangs on no order either
         if known.data["accepted"] != task.data["accepted"]:
             raise UsageError(
                 f"line {line} of {file}: the question '{task.key[:60]}' has the answer '{task.answer[:60]}', and "
@@ -168,12 +181,19 @@ def _task(question: Any, answer: Any) -> Task | str:
     """Return a row's task, or what is wrong with it."""
     if not isinstance(question, str) or not question.strip():
         return f"a question is a text, not {question!r:.60}"
+    try:
+        f"{question}{answer}".encode()
+    except UnicodeEncodeError:
+        return "it holds half a character (a lone surrogate)"
     accepted = []
     for one in answer if isinstance(answer, list) else [answer]:
         if isinstance(one, bool) or not isinstance(one, str | int | float):
             return f"an answer is a text, a number, or a list of such, not {answer!r:.60}"
-        stated = extract_answer(f"<answer>{one}</answer>")
-        if not stated:
+        if isinstance(one, float):
+            one = format(Decimal(repr(one)), "f")
+        turn = f"<answer>{one}</answer>"
+        stated = extract_answer(turn)
+        if not stated or parse_tool_calls(turn):
             return f"the answer {one!r:.60} cannot be stated between <answer> and </answer>"
         accepted.append(stated)
     if not accepted:
@@ -195,8 +215,8 @@ def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{file} is not UTF-8 text; save it as such") from None
-    except OSError as error:
-        raise UsageError(f"cannot read the rows {file}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read the rows {file}: {getattr(error, 'strerror', error)}") from None
     yield from _csv_rows(file, text) if file.suffix == ".csv" else _json_rows(file, text)
 
 
@@ -205,7 +225,7 @@ def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
+            row = json.loads(content, parse_float=finite, parse_constant=refuse)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"line {line} of {file} is not JSON: {error}") from None
         if not isinstance(row, dict):
@@ -214,11 +234,11 @@ def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
             if None in row or None in row.values():
                 raise UsageError(f"line {reader.line_num} of {file} has not as many fields as the header")
             yield reader.line_num, row
     except csv.Error as error:
-        raise UsageError(f"line {reader.line_num} of {file} is not CSV: {error}") from None
+        raise UsageError(f"line {reader.reader.line_num} of {file} is not CSV: {error}") from None

@@ -62,7 +62,8 @@ def skip_space(text: str, start: int) -> int:
     return match.end()
 
 
-def _refuse(name: str) -> NoReturn:
+def refuse(name: str) -> NoReturn:
+    """Refuse `NaN` and `Infinity`, which Python's JSON would take; always raises `ValueError`."""
     raise ValueError(f"{name[:30]} is no number in JSON")
 
 
@@ -73,10 +74,10 @@ def finite(text: str) -> float:
         ValueError: It is.
     """
     value = float(text)
-    return value if isfinite(value) else _refuse(text)
+    return value if isfinite(value) else refuse(text)
 
 
-_STRICT = json.JSONDecoder(strict=False, parse_constant=_refuse, parse_float=finite)
+_STRICT = json.JSONDecoder(strict=False, parse_constant=refuse, parse_float=finite)
 
 
 def _value(text: str, at: int, depth: int) -> tuple[Any, int]:

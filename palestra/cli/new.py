@@ -1,10 +1,11 @@
 """`palestra new`: a package with one environment, to be made one's own."""
 
-import json
 import keyword
 import re
+import shlex
 import shutil
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,8 @@ FILES = _COMMON | {"src/{module}.py": "environment.py.j2"}
 """What is written -> its template."""
 FILES_WITH_ROWS = _COMMON | {"src/{module}/__init__.py": "questions.py.j2"}
 _FIELDS = ("question", "answer")
+_MOST_LUCK = 0.08
+"""Share of guesses that may be right before an environment is flagged; `palestra check` allows 0.1, but for luck."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -54,28 +57,23 @@ def new(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from palestra.envs.errors import UsageError
-    from palestra.envs.folders import writable_folder
 
     module = _module(name)
+    class_name = "".join(part.capitalize() for part in module.split("_"))
+    env_id = f"{name}/{class_name}-v0"
     if rows is None and (question, answer) != _FIELDS:
         raise UsageError("--question and --answer name fields of --rows, which is not given")
-    if rows is not None:
-        _check_rows(rows, question, answer)
-    folder = out or Path(name)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UsageError(f"the folder '{folder}' is not empty, and nothing in it is overwritten; choose another --out")
-    files = {path.format(module=module): template for path, template in (FILES_WITH_ROWS if rows else FILES).items()}
-    for path in files:
-        writable_folder((folder / path).parent)
-    class_name = "".join(part.capitalize() for part in module.split("_"))
+    flags = {} if rows is None else _flags_of(rows, question, answer, env_id)
     values = {
         "name": name,
         "module": module,
         "class_name": class_name,
-        "env_id": f"{name}/{class_name}-v0",
+        "env_id": env_id,
         "rows": f"{module}{rows.suffix}" if rows else "",
-        "question": json.dumps(question),
-        "answer": json.dumps(answer),
+        "question": repr(question),
+        "answer": repr(answer),
+        "flags": tuple(flags),
+        "reasons": "; ".join(flags.values()),
     }
     templates = Environment(
         loader=PackageLoader("palestra.cli"),
@@ -84,23 +82,60 @@ def new(
         trim_blocks=True,
         autoescape=False,
     )
-    for path, template in files.items():
-        (folder / path).write_text(templates.get_template(template).render(values), encoding="utf-8")
-    if rows is not None:
-        shutil.copyfile(rows, folder / "src" / module / values["rows"])
+    files = {
+        path.format(module=module): templates.get_template(template).render(values).encode()
+        for path, template in (FILES_WITH_ROWS if rows else FILES).items()
+    }
     environment = next(path for path in files if path.startswith("src/"))
+    if rows is not None:
+        files[f"src/{module}/{values['rows']}"] = rows.read_bytes()
+    folder = out or Path(name)
+    _write(folder, files)
     typer.echo(f"written: {folder} (the environment is {folder / environment})")
-    typer.echo(f"next: pip install -e {folder} && palestra check {values['env_id']}")
+    for flag, reason in flags.items():
+        typer.echo(f"flagged {flag}: {reason}")
+    typer.echo(f"next: pip install -e {shlex.quote(str(folder))} && palestra check {env_id}")
 
 
-def _check_rows(rows: Path, question: str, answer: str) -> None:
-    """Read the rows as the environment will.
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    """Write all files, or none.
 
     Raises:
-        UsageError: A row that cannot be read, or that lacks a field.
+        UsageError: The folder holds something, or cannot be written to.
     """
     from palestra.envs.errors import UsageError
-    from palestra.envs.questions import read_rows, read_tasks
+    from palestra.envs.folders import writable_folder
+
+    try:
+        was_there = folder.is_dir()
+        if was_there and any(folder.iterdir()):
+            raise UsageError(
+                f"the folder '{folder}' is not empty, and nothing in it is overwritten; choose another --out"
+            )
+        writable_folder(folder)
+        try:
+            for path, content in files.items():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_bytes(content)
+        except OSError:
+            for left in list(folder.iterdir()) if was_there else [folder]:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            raise
+    except OSError as error:
+        raise UsageError(f"cannot write the package to '{folder}': {error.strerror}; choose another --out") from None
+
+
+def _flags_of(rows: Path, question: str, answer: str, env_id: str) -> dict[str, str]:
+    """Read the rows as the environment will; returns the flags that it needs, with the reason of each.
+
+    Raises:
+        UsageError: A row that cannot be read, or that lacks a field; too few rows.
+    """
+    from palestra.envs.checks.base import FEW_TASKS, GUESSABLE
+    from palestra.envs.checks.splits import FEWEST
+    from palestra.envs.errors import UsageError
+    from palestra.envs.questions import canonical, read_rows, read_tasks
+    from palestra.envs.splits import hash64
 
     for line, row in read_rows(rows):
         for option, field in (("--question", question), ("--answer", answer)):
@@ -109,9 +144,21 @@ def _check_rows(rows: Path, question: str, answer: str) -> None:
                     f"line {line} of {rows} has no field '{field}' but {', '.join(row)}; "
                     f"name the right one with {option}"
                 )
-    found = len(read_tasks(rows, lambda row: (row[question], row[answer])))
-    if found < 2:
-        raise UsageError(f"{rows} has {found} different questions; training and measuring need some of their own each")
+    halves: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    for task in read_tasks(rows, lambda row: (row[question], row[answer])).values():
+        halves[hash64(f"{env_id}|{task.key}") >> 63][canonical(task.answer)] += 1
+    sizes = [half.total() for half in halves]
+    if not all(sizes):
+        raise UsageError(
+            f"{rows} has {sum(sizes)} different questions, which is too few: training and test need some of their own"
+        )
+    flags = {}
+    if min(sizes) < FEWEST:
+        flags[FEW_TASKS] = f"there are only {sizes[0]} questions for training and {sizes[1]} to test"
+    luck = max(sum(n * n for n in half.values()) / half.total() ** 2 for half in halves)
+    if luck > _MOST_LUCK:
+        flags[GUESSABLE] = f"the answer to another question is right in {luck:.0%} of all cases"
+    return flags
 
 
 def _module(name: str) -> str:

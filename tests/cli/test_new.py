@@ -146,12 +146,58 @@ def test_rows_become_an_environment_that_passes(
         del sys.modules["capital_city"]
 
 
+def test_flags_say_what_the_rows_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = ({"question \U0001f600": f"Is {n} even?", "a": "yes" if n % 2 else "no"} for n in range(60))
+    Path("yes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = run("yes-or-no", "--rows", "yes.jsonl", "--question", "question \U0001f600", "--answer", "a")
+    assert result.exit_code == 0
+    assert "flagged few-tasks: there are only" in result.stdout
+    assert "flagged guessable: the answer to another question is right in 5" in result.stdout
+    monkeypatch.syspath_prepend(tmp_path / "yes-or-no" / "src")
+    importlib.invalidate_caches()
+    importlib.import_module("yes_or_no")
+    try:
+        with TimeLimits() as limits:
+            subjects = {v: Subject("yes-or-no/YesOrNo-v0", v, SMALL, limits) for v in ("train", "test")}
+            problems = [str(p) for s in subjects.values() for c in CHECKS for p in found_by(c, s)]
+            problems += [f"{v}: {p}" for v, p in splits_are_disjoint(subjects)]
+        assert problems == []
+    finally:
+        del sys.modules["yes_or_no"]
+
+
+def test_a_package_that_cannot_be_written_whole_is_not_written(
+    capitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if path.suffix == ".jsonl":
+            written(path, content[:10])
+            raise OSError(28, "No space left on device")
+        return written(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    for there in (False, True):
+        out = tmp_path / f"p{there}"
+        if there:
+            out.mkdir()
+        error = run(
+            "asked", "--rows", capitals, "--question", "country", "--answer", "capital", "--out", out
+        ).exception
+        assert isinstance(error, UsageError)
+        assert "No space left on device" in str(error)
+        assert out.exists() == there
+        assert not (there and any(out.iterdir()))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--rows", "rows.jsonl"], "has no field 'question' but country, capital; name the right one with --question"),
         (["--rows", "rows.jsonl", "--question", "country"], "has no field 'answer'"),
-        (["--rows", "one.jsonl"], "has 1 different questions"),
+        (["--rows", "one.jsonl"], "has 1 different questions, which is too few"),
         (["--rows", "nowhere.csv"], "No such file"),
         (["--answer", "capital"], "--rows, which is not given"),
     ],

@@ -1,9 +1,11 @@
+import random
+
 import gymnasium
 import pytest
 
 import palestra
 from palestra.envs import Reward, Task, TaskId, TextEnv, Tool, ToolError, format_tool_call, make, register
-from palestra.envs.core import MAX_CALLS, Demonstration
+from palestra.envs.core import MAX_CALLS, Demonstration, ProcessTerm
 from palestra.envs.errors import UsageError
 from palestra.envs.tools.base import EpisodeState
 
@@ -244,3 +246,30 @@ def test_a_wrong_answer_before_the_last_attempt_is_met_with_feedback() -> None:
     env.reset(seed=0)
     env.step("<answer>iron</answer>")
     assert env.step("<answer>brass</answer>")[1:3] == (1.0, True)
+
+
+def test_process_terms_are_paid_wherever_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a variant, on an object, or on a class that has been made already."""
+    terms = {"p": ProcessTerm(0.0, 1.0, "anything")}
+
+    @register(
+        "tests/Shaped-v0",
+        variants={"train": {}, "shaped": {"process": lambda task, turns: {"p": 0.5}, "process_terms": terms}},
+    )
+    class Shaped(Broken):
+        process_terms = terms
+
+        def sample(self, rng: random.Random) -> Task:
+            return Task("?", "1", str(rng.random()))
+
+    def paid(env: TextEnv) -> object:
+        env.reset(options={"index": 0})
+        return env.step("hm")[4]["reward"]["process"]
+
+    assert paid(Shaped("shaped")) == {"p": 0.5}
+    plain, patched = Shaped(), Shaped()
+    assert paid(plain) == {}
+    patched.process = lambda task, turns: {"p": 0.25}
+    assert paid(patched) == {"p": 0.25}
+    monkeypatch.setattr(Shaped, "process", lambda self, task, turns: {"p": 0.75})
+    assert paid(plain) == {"p": 0.75}

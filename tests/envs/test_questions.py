@@ -162,6 +162,11 @@ BAD = {
     "no.jsonl": (b'{"question": "q", "answer": []}', "line 1 of .*: no answer is given"),
     "blank.jsonl": (b'{"question": "q", "answer": " "}', "cannot be stated between"),
     "think.jsonl": (b'{"question": "q", "answer": "</think>"}', "cannot be stated between"),
+    "call.jsonl": (b'{"question": "q", "answer": "<tool_call>{}</tool_call>"}', "cannot be stated between"),
+    "half.jsonl": (b'{"question": "q", "answer": "\\ud800"}', "line 1 of .*: it holds half a character"),
+    "nan.jsonl": (b'{"question": "q", "answer": NaN}', "line 1 of .* is not JSON: NaN is no number in JSON"),
+    "inf.jsonl": (b'{"question": "q", "answer": 1e400}', "line 1 of .* is not JSON"),
+    "breaks.csv": (b"question,answer\na,b\x0bc,d\n", "line 2 of .* has not as many fields as the header"),
     "two.jsonl": (
         b'{"question":"q","answer":1}\n{"question":" q","answer":2}',
         "line 2 .* has the answer '2', and '1' before",
@@ -182,6 +187,50 @@ def test_bad_rows_are_named(name: str, make_class: Make, tmp_path: Path) -> None
     cls = make_class(str(tmp_path / name))
     with pytest.raises(UsageError, match=message):
         [cls(variant) for variant in cls.variants]
+
+
+@pytest.mark.parametrize(
+    ("number", "written"), [("1e16", "10000000000000000"), ("1e-5", "0.00001"), ("-2.50", "-5/2")]
+)
+def test_floats_are_numbers_however_they_are_spelled(
+    number: str, written: str, make_class: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "f.jsonl").write_text(f'{{"question": "q", "answer": {number}}}', encoding="utf-8")
+    env = make_class(str(tmp_path / "f.jsonl"), variants={"train": {}})()
+    assert env.grade(env.task_at(0), written).outcome == 1.0
+
+
+def test_spellings_of_one_question_are_one_task_in_any_order(make_class: Make) -> None:
+    rows = [{"question": "What  is it?", "answer": "PARIS"}, {"question": "What is it?", "answer": "Paris"}]
+    one, other = (make_class(order, variants={"train": {}})() for order in (rows, rows[::-1]))
+    assert one.task_at(0) == other.task_at(0) == one.task_at(1)
+
+
+def test_a_relative_file_lies_beside_the_class_that_names_it(
+    make_class: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_class("named.jsonl")
+    derived = type("Derived", (base,), {"__module__": __name__})
+    owners: list[type] = []
+    monkeypatch.setattr(
+        "palestra.envs.questions.inspect.getfile", lambda cls: owners.append(cls) or "/nowhere/module.py"
+    )
+    with pytest.raises(UsageError, match="cannot read the rows /nowhere/named.jsonl"):
+        derived()
+    assert set(owners) == {base}
+
+
+def test_a_class_without_a_file_reads_from_the_current_folder(
+    make_class: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "here.jsonl", [{"question": "q", "answer": 1}])
+    monkeypatch.chdir(tmp_path)
+
+    def nowhere(cls: type) -> str:
+        raise OSError("source code not available")
+
+    monkeypatch.setattr("palestra.envs.questions.inspect.getfile", nowhere)
+    assert make_class("here.jsonl", variants={"train": {}})().task_at(0).answer == "1"
 
 
 @given(st.binary(max_size=200), st.sampled_from([".jsonl", ".csv"]))
