@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -375,6 +376,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements")
     parser.add_argument("--gate", action="store_true", help="exit 1 unless the ratios hold that have to")
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what removes containers
     effort = QUICK if options.quick else FULL
     modes = [mode for mode in MODES if options.only is None or any(name in mode.name for name in options.only)]
     if not modes:
