@@ -39,7 +39,6 @@ MOST_RISE = {"rss_kib": (25.0, 2048.0), "inside_rss_kib": (25.0, 2048.0), "block
 either: caches, our own records, and how the allocator places things show in a short run."""
 BATCH_LIMIT_S = 600.0
 _SETTLE_S = 10.0
-_M_ARENA_MAX = -8
 _KEPT_FAULTS = 20
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 
@@ -133,18 +132,8 @@ def job(number: int, seed: int, hostile: float, sandbox: Sandbox, tally: Tally) 
     tally.add(name, status, executions, time.perf_counter() - began, fault)
 
 
-def _few_arenas() -> None:
-    """Have threads share two arenas of malloc.
-
-    Each would have one of its own, up to eight per processor, and keep what is free between what is not: memory grows
-    with how many threads there were at once until all have been used, which looks like a leak in a run of minutes.
-    """
-    with suppress(OSError, AttributeError):  # another C library than glibc keeps what it keeps
-        ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
-
-
 def _trim() -> None:
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError):  # another C library than glibc keeps what it keeps
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
@@ -370,7 +359,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all counts")
     options = parser.parse_args(argv)
-    _few_arenas()
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["TMPDIR"] = tempfile.tempdir = temporary
         watch = Watch(options.backend, temporary)
