@@ -128,10 +128,10 @@ def palestra_sum(group: int = 1) -> Iterator[Play]:
     yield _ours(add(), TAGGED[:1], group, 1_000)
 
 
-def sums(count: int = 2_000) -> list[dict[str, str]]:
+def sums() -> list[dict[str, str]]:
     """Return questions with their answers: the rows of whoever plays rows that were made before."""
     rng = random.Random(0)
-    pairs = [(rng.randint(0, 999), rng.randint(0, 999)) for _ in range(count)]
+    pairs = [(rng.randint(0, 999), rng.randint(0, 999)) for _ in range(2_000)]
     return [{"question": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in pairs]
 
 
