@@ -1,9 +1,12 @@
 """Shared fixtures. Tests never reach for a network."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from palestra.envs import registry
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -15,6 +18,15 @@ training: {steps: 150, batch_size: 32, learning_rate: 5.0e-3}
 mixture:
   - {env: palestra/StringCompose-v0, variant: train-atoms, weight: 1}
 """
+
+
+@pytest.fixture(autouse=True)
+def own_registrations() -> Iterator[None]:
+    """Forget the environments that a test registers: other tests go through all there are."""
+    known = {spec.id: spec for spec in registry.specs()}
+    yield
+    registry._SPECS.clear()
+    registry._SPECS.update(known)
 
 
 @pytest.fixture(scope="session")
