@@ -95,17 +95,31 @@ async def ask(
 
     Raises:
         SandboxError: There was no answer in time, or it was another error.
+        CancelledError: The caller's task was cancelled.
     """
+    # A task of its own: the SDK may swallow a cancellation, tell it as an error of its own, and keep to no time limit.
+    asked = asyncio.ensure_future(answer)
     try:
-        # The SDK's own limits are not to be relied on: that of `run_code` takes effect at twice its value.
-        async with asyncio.timeout(within):
-            return await answer
-    except TimeoutError as error:
-        raise SandboxError(f"E2B did not {what} within {within:g} s") from error
+        done, _ = await asyncio.wait([asked], timeout=within)
+    finally:
+        await _end(asked)
+    if not done:
+        raise SandboxError(f"E2B did not {what} within {within:g} s")
+    try:
+        return asked.result()
     except passed:
         raise
     except Exception as error:  # the SDK raises several unrelated families, those of its HTTP client, and bare ones
         raise SandboxError(f"E2B could not {what}: {type(error).__name__}: {str(error).strip()[:500]}") from error
+
+
+async def _end(asked: "asyncio.Future[Any]") -> None:
+    """Cancel what is not done, and again until it ends: `asyncio.wait_for` of Python 3.11 can lose a cancellation."""
+    while not asked.done():
+        asked.cancel()
+        await asyncio.wait([asked], timeout=0.1)
+    if not asked.cancelled():
+        asked.exception()  # looked at, so that asyncio does not complain
 
 
 class Cloud:
@@ -338,6 +352,7 @@ class Cloud:
 
 def _live(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
+    loop.set_exception_handler(_complain)
     loop.run_forever()
     left = asyncio.all_tasks(loop)
     for task in left:
@@ -345,3 +360,10 @@ def _live(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
+
+
+def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say what asyncio would say, but for streams of the SDK that were cancelled."""
+    error = context.get("exception")
+    if not (error and isinstance(error.__cause__, asyncio.CancelledError)):
+        loop.default_exception_handler(context)

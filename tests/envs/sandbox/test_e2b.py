@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -22,6 +22,7 @@ from e2b_server import FakeE2B, Make, until
 from palestra.envs.errors import MissingPrerequisiteError, UsageError
 from palestra.envs.sandbox.base import KEPT_BYTES, Limits, SandboxError
 from palestra.envs.sandbox.e2b import E2BSandbox, read_report
+from palestra.envs.sandbox.e2b_cloud import ask
 
 
 @pytest.fixture(scope="module")
@@ -455,6 +456,39 @@ def test_cancelled_task_kills_the_execution(service: FakeE2B, make: Make) -> Non
 
     asyncio.run(impatient(make(warm=0)))
     until(lambda: not service.machines)
+
+
+async def _swallows() -> None:
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        await asyncio.sleep(60)
+
+
+async def _translates() -> None:
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError as error:
+        raise ValueError("Request was cancelled") from error
+
+
+@pytest.mark.parametrize("answer", [_swallows, _translates])
+def test_neither_cancellation_nor_time_limit_depend_on_the_sdk(answer: Callable[[], Awaitable[None]]) -> None:
+    """`asyncio.wait_for` of Python 3.11 can lose a cancellation, and connectrpc raises an error of its own."""
+
+    async def cancelled() -> None:
+        asked = asyncio.create_task(ask("answer", answer(), None))
+        await asyncio.sleep(0.01)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asked, 10)
+
+    async def late() -> None:
+        with pytest.raises(SandboxError, match="did not answer within 0.01 s"):
+            await asyncio.wait_for(ask("answer", answer(), 0.01), 10)
+
+    asyncio.run(cancelled())
+    asyncio.run(late())
 
 
 def test_cancelled_before_its_turn_never_runs(service: FakeE2B, make: Make) -> None:
