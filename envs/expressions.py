@@ -95,12 +95,20 @@ def parse_fraction(text: str) -> Fraction | None:
 
 def bare_value(text: str) -> str:
     """Strip what people wrap around a number, `P =` or an equal number before it included."""
+    return named_value(text)[1]
+
+
+def named_value(text: str) -> tuple[str, str]:
+    """Return what stands before an equals sign, and the bare value; an equal number before it is no name but ""."""
     text = unwrap(text)
     sides = _EQUALS.split(text)
     if len(sides) != 2 or len(sides[0]) > _MAX_NAME:
-        return text
+        return "", text
     before, after = map(unwrap, sides)
-    return after if _number(before) in (None, _number(after)) else text
+    number = _number(before)
+    if number is None:
+        return before, after
+    return ("", after) if number == _number(after) else ("", text)
 
 
 def _number(text: str) -> Fraction | None:

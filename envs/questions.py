@@ -9,7 +9,7 @@ import inspect
 import io
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from palestra.envs.answers import extract_answer
 from palestra.envs.core import Demonstration, Reward, Task, TextEnv
 from palestra.envs.errors import UsageError
-from palestra.envs.expressions import parse_fraction
+from palestra.envs.expressions import named_value, parse_fraction
 from palestra.envs.splits import hash64, split_cell
 from palestra.envs.syntax.lenient_json import finite, refuse
 from palestra.envs.toolcalls import parse_tool_calls
@@ -79,8 +79,13 @@ class QuestionEnv(TextEnv):
         return rng.choice(self._tasks)
 
     def grade(self, task: Task, answer: str) -> Reward:
-        """Compare numbers by value, and texts but for case and blanks."""
-        return Reward(1.0 if canonical(answer) in task.data["accepted"] else 0.0)
+        """Compare numbers by value, and texts but for case and blanks; of `x = 3`, what is named counts too."""
+        value = canonical(answer)
+        right = value in task.data["accepted"]
+        if right and "=" in answer:
+            names = task.data["names"][value]
+            right = "" in names or _name(answer) in names | {""}
+        return Reward(1.0 if right else 0.0)
 
     def solve(self, task: Task) -> Demonstration:
         """State the answer."""
@@ -133,6 +138,11 @@ def canonical(answer: str) -> str:
         return answer
     value = parse_fraction(answer)
     return " ".join(answer.split()).casefold() if value is None else str(value)
+
+
+def _name(answer: str) -> str:
+    """Return what an answer says the value of, "" if it does not."""
+    return named_value(answer)[0].casefold()
 
 
 def _cell(sharing: list[str], variant: str) -> tuple[float, float]:
@@ -198,7 +208,10 @@ def _task(question: Any, answer: Any) -> Task | str:
         accepted.append(stated)
     if not accepted:
         return "no answer is given"
-    return Task(question, accepted[0], " ".join(question.split()), {"accepted": frozenset(map(canonical, accepted))})
+    names: dict[str, set[str]] = {}
+    for one in accepted:
+        names.setdefault(canonical(one), set()).add(_name(one))
+    return Task(question, accepted[0], " ".join(question.split()), {"accepted": frozenset(names), "names": names})
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -225,7 +238,7 @@ def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not content.strip():
             continue
         try:
-            row = json.loads(content, parse_float=finite, parse_constant=refuse)
+            row = json.loads(content, parse_float=finite, parse_constant=refuse, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"line {line} of {file} is not JSON: {error}") from None
         if not isinstance(row, dict):
@@ -236,9 +249,22 @@ def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        if twice := _twice(reader.fieldnames or ()):
+            raise UsageError(f"the header of {file} names the column '{twice}' twice; rename one of them")
         for row in reader:
             if None in row or None in row.values():
                 raise UsageError(f"line {reader.line_num} of {file} has not as many fields as the header")
             yield reader.line_num, row
     except csv.Error as error:
         raise UsageError(f"line {reader.reader.line_num} of {file} is not CSV: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if twice := _twice([name for name, _ in pairs]):
+        raise ValueError(f"the field '{twice}' stands in it twice")
+    return dict(pairs)
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    """Return the first name that stands twice, None if there is none."""
+    return next((name for number, name in enumerate(names) if name in names[:number]), None)

@@ -106,6 +106,10 @@ def test_an_episode(make_class: Make) -> None:
         ("`x`", ["x", "X"], ["y"]),
         ("9" * 41, ["9" * 41], ["9" * 40, "9" * 42]),
         (-3, ["-3", "-3.00"], ["3"]),
+        (3, ["x = 3", "3"], ["x = 4"]),
+        ("x = 3", ["x=3.0", "3", "$X = 3$"], ["y = 3", "x = 4", "x"]),
+        (["x = 3", "y = 2"], ["y = 2", "2"], ["y = 3", "x = 2"]),
+        ("x = y", ["x = y", "X = Y"], ["y = x", "z = y"]),
     ],
 )
 def test_answers_are_judged_by_value(make_class: Make, answer: Any, right: list[str], wrong: list[str]) -> None:
@@ -175,6 +179,11 @@ BAD = {
     "empty.jsonl": (b"", "no row of .* falls to the variant"),
     "short.csv": (b"question,answer\nq\n", "line 2 of .* has not as many fields as the header"),
     "long.csv": (b"question,answer\nq,1,2\n", "line 2 of .* has not as many fields as the header"),
+    "twice.csv": (b"question,answer,answer\nq,1,2\n", "the header of .* names the column 'answer' twice"),
+    "twice.jsonl": (
+        b'{"question": "q", "answer": 1, "answer": 2}',
+        "line 1 of .*: the field 'answer' stands in it twice",
+    ),
     "quote.csv": (b'question,answer\n"q,1\n', "is not CSV"),
 }
 
