@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from pydantic import BaseModel, NonNegativeInt, ValidationError
+
 from palestra.envs.errors import PalestraError, UsageError
 
 SCHEMA = 1
@@ -84,6 +86,18 @@ class SampleRecord:
         return self.variant, self.problem, self.sample
 
 
+class _Counts(BaseModel, strict=True):
+    problems: NonNegativeInt
+    samples: NonNegativeInt
+
+
+class _Asked(BaseModel, strict=True):
+    """What a manifest says that a run was asked for; what it does not say is not missed."""
+
+    variants: dict[str, _Counts] = {}
+    samples: NonNegativeInt = 0
+
+
 def read_manifest(path: str | Path) -> dict[str, Any]:
     """Read the manifest of a run.
 
@@ -107,6 +121,11 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         )
     if manifest.get("status") not in ("running", "done"):
         raise UsageError(f"{root / MANIFEST} does not say whether the run is done; restore it from a copy.")
+    try:
+        _Asked.model_validate(manifest)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise UsageError(f"{root / MANIFEST} states a wrong '{where}'; restore it from a copy.") from error
     return manifest
 
 

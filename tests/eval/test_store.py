@@ -224,6 +224,23 @@ def test_a_manifest_without_its_status_is_named(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ({"variants": ["test"]}, "variants"),
+        ({"variants": {"test": 3}}, "variants.test"),
+        ({"variants": {"test": {"problems": 3}}}, "variants.test.samples"),
+        ({"variants": {"test": {"problems": "3", "samples": 1}}}, "variants.test.problems"),
+        ({"samples": -1}, "samples"),
+    ],
+)
+def test_a_manifest_that_asks_for_nonsense_is_named(run: Path, wrong: dict[str, Any], where: str) -> None:
+    manifest = {**read_manifest(run), **wrong}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=f"states a wrong '{where}'; restore it from a copy"):
+        read_manifest(run)
+
+
+@pytest.mark.parametrize(
     "flip", [(b'"outcome":1.0', b'"outcome":0.0'), (b'"crc":"', b'"crd":"'), (b'"sample":1', b'"sample":7')]
 )
 def test_a_line_that_reads_well_and_is_not_what_was_written_is_named(run: Path, flip: tuple[bytes, bytes]) -> None:
