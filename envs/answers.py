@@ -6,7 +6,10 @@ No model is marked wrong for another model's format: `<answer>`, `\boxed{}`, a J
 
 import json
 import re
+from decimal import Decimal
+from typing import Any
 
+from palestra.envs.expressions import unwrap
 from palestra.envs.syntax.fenced import last_block
 
 _BOXED = re.compile(r"\\boxed\s*\{")
@@ -15,9 +18,9 @@ _ARGUMENTS = re.compile(r"""["'](?:arguments|parameters)["']\s*:\s*\Z""")
 """What stands before the arguments of a tool call, whose fields are no answers."""
 _FIELDS = ("answer", "final_answer", "output", "result")
 _MARKED = re.compile(
-    r"\\(?:boxed|text|mathrm)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|\*\*([^*\n]+)\*\*|`([^`\n]+)`", re.DOTALL
+    r"\\(?:text|mathrm)\s*\{([^{}]*)\}|\*\*([^*\n]+)\*\*|`([^`\n]+)`|```(?:[\w+-]*[ \t]*\r?\n)?([^`]*)```"
 )
-_PLAIN = re.compile(r"(?!\s*\[)[^<{`]*<answer>\s*+(?![\\*])([^<`]*)</answer>[^<`]*").fullmatch
+_PLAIN = re.compile(r"(?!\s*\[)[^<{`]*<answer>\s*+(?![\\*$])([^<`]*)</answer>[^<`]*").fullmatch
 """One answer that is not marked, and nothing that could be a call, thoughts or a block of code."""
 MAX_ANSWER = 10_000
 """Longer texts are no answer: graders may assume short input."""
@@ -57,34 +60,59 @@ def plain_answer(text: str) -> str | None:
     return found[1].strip() if found else None
 
 
+def answer_of(value: Any) -> str:
+    """Return the answer that a value of JSON states: a text unwrapped, a number in full, JSON for the rest."""
+    if isinstance(value, float):
+        value = format(Decimal(repr(value)), "f")
+    elif isinstance(value, dict | list):
+        value = json.dumps(value, ensure_ascii=False)
+    return _unwrapped(str(value)[:MAX_ANSWER].strip())
+
+
 def _unwrapped(answer: str) -> str:
-    r"""Take off what only marks an answer: `\boxed{}`, `\text{}`, bold and code marks around the whole of it."""
+    r"""Take off what only marks an answer: `\boxed{}`, `\text{}`, bold or code marks, a fence around all of it."""
     for _ in range(3):
-        marked = _MARKED.fullmatch(answer)
-        if marked is None:
+        inside = _whole_box(answer)
+        if inside is None and (marked := _MARKED.fullmatch(answer)):
+            inside = next(group for group in marked.groups() if group is not None)
+        if inside is None:
             break
-        answer = next(group for group in marked.groups() if group is not None).strip()
+        answer = inside.strip()
     return answer
+
+
+def _whole_box(text: str) -> str | None:
+    r"""Return what is in a `\boxed{}` that is all there is, but for the marks of formulas and a full stop."""
+    if "boxed" not in text:
+        return None
+    text = unwrap(text)
+    opening = _BOXED.match(text)
+    return text[opening.end() : -1] if opening and _closing(text, opening.end()) == len(text) - 1 else None
 
 
 def _last_tag(text: str) -> str | None:
     folded = text.lower() if text.isascii() else "".join(c.lower() if c.isascii() else c for c in text)
-    end = folded.rfind("</answer>")
-    start = folded.rfind("<answer>", 0, max(end, 0))
-    return text[start + len("<answer>") : end] if start >= 0 else None
+    start = folded.rfind("<answer>", 0, max(folded.rfind("</answer>"), 0))
+    return text[start + len("<answer>") : folded.find("</answer>", start)] if start >= 0 else None
 
 
 def _last_boxed(text: str) -> str | None:
     openings = list(_BOXED.finditer(text))
     if not openings:
         return None
-    depth = 0
     begin = openings[-1].end()
+    end = _closing(text, begin)
+    return None if end is None else text[begin:end]
+
+
+def _closing(text: str, begin: int) -> int | None:
+    """Return where the brace is that closes the one before `begin`."""
+    depth = 0
     for brace in _BRACE.finditer(text, begin):
         if brace[0] == "{":
             depth += 1
         elif depth == 0:
-            return text[begin : brace.start()]
+            return brace.start()
         else:
             depth -= 1
     return None
@@ -104,6 +132,6 @@ def _last_json_field(text: str) -> str | None:
         if isinstance(value, dict) and not _ARGUMENTS.search(text, max(0, position - 40), position):
             for field in _FIELDS:
                 if isinstance(value.get(field), str | int | float) and not isinstance(value[field], bool):
-                    return str(value[field])
+                    return answer_of(value[field])
         position = text.rfind("{", 0, position)
     return None

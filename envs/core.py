@@ -8,6 +8,7 @@ answered with an observation and costs a turn, it never raises; `outcome` is 0.0
 is only ever a process term.
 """
 
+import operator
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,12 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from palestra.envs.answers import MAX_ANSWER, extract_answer, plain_answer
+from palestra.envs.answers import answer_of, extract_answer, plain_answer
 from palestra.envs.episode import Demonstration, ProcessTerm, Reward, Task, TaskId, Turn, seed_of
 from palestra.envs.errors import UsageError, unknown_name
 from palestra.envs.spaces import Unicode
 from palestra.envs.splits import Recent, hash64, split_cell
-from palestra.envs.toolcalls import ToolCall, format_tool_call, parse_tool_calls, rewrite_tool_calls
+from palestra.envs.toolcalls import SYNTAXES, ToolCall, format_tool_call, parse_tool_calls, rewrite_tool_calls
 from palestra.envs.tools.base import EpisodeState, Tool, ToolError
 
 __all__ = ["Demonstration", "ProcessTerm", "Reward", "Task", "TaskId", "TextEnv", "Turn", "split_cell"]
@@ -78,6 +79,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         self.render_mode = render_mode
         for name, value in self.variants[variant].items():
             setattr(self, name, value)
+        self._check_declarations()
         self._toolbox = {tool.name: tool for tool in self.tools}
         self.blocking = self.blocking or any(tool.blocking for tool in self.tools)
         self._cell = split_cell(self.variants, variant)
@@ -214,6 +216,9 @@ class TextEnv(gymnasium.Env[str, str], ABC):
 
         Returns:
             The task's prompt, and an info with `task` (its identity) and `role`.
+
+        Raises:
+            UsageError: The index is no whole number from 0.
         """
         if seed is not None:
             super().reset(seed=seed)
@@ -221,8 +226,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             self.end_episode()
         index = options.get("index") if options else None
         if index is None:
-            index = int(self.np_random.integers(2**31))
-        self._index = index
+            index = self.np_random.integers(2**31)
+        self._index = index = _whole(index)
         self._task_name = f"{self.env_id}/{self.variant}/{index}"  # every step reports it
         # The members of a group begin the same task one soon after the other.
         task = self._recent.get((self.variant, index))
@@ -324,19 +329,37 @@ class TextEnv(gymnasium.Env[str, str], ABC):
 
     def example_actions(self) -> tuple[str, ...]:
         """Return a few turns of every kind: an answer, small talk, nothing, a call of each tool."""
-        calls = [self.format_call(t.name, dict.fromkeys(t.parameters, "1")) for t in self.tools]
+        calls = [self.format_call(tool.name, tool.example()) for tool in self.tools]
         return ("<answer>1</answer>", "I do not know.", "", *calls)
 
     # Internals.
+
+    def _check_declarations(self) -> None:
+        name = self.env_id
+        if not isinstance(self.tools, tuple | list) or not all(isinstance(tool, Tool) for tool in self.tools):
+            raise TypeError(f"{name}: tools must be a tuple of Tool objects, such as (Calculator(),)")
+        names = [tool.name for tool in self.tools]
+        if twice := next((tool for tool in names if names.count(tool) > 1), None):
+            raise ValueError(f"{name}: two tools are named '{twice}'; rename one")
+        if odd := next((tool for tool in names if not tool or tool.split() != [tool]), None):
+            raise ValueError(f"{name}: a tool's name is a word without blanks, not '{odd}'")
+        if not all(isinstance(count, int) and count >= 1 for count in (self.max_turns, self.attempts)):
+            raise ValueError(f"{name}: max_turns and attempts must be at least 1")
+        if not all(isinstance(term, ProcessTerm) for term in self.process_terms.values()):
+            raise TypeError(f"{name}: process_terms must map names to ProcessTerm(low, high, gamed_by)")
+        if self.syntax not in SYNTAXES:
+            raise unknown_name(f"tool-call syntax of {name}", self.syntax, SYNTAXES)
 
     def _read(self, action: str) -> Turn:
         """Read a turn and run its calls: an answer if it holds none, or one of `submit`, beside which none is run."""
         calls = parse_tool_calls(action, self._toolbox)
         if not calls:
             return Turn(action, answer=extract_answer(action, fenced=self.answers_in_fences))
-        for call in calls:
+        # A thought that is not closed may hold calls, but no answer.
+        spoken, thought, _ = action[action.rfind("</think>") + 1 :].partition("<think>")
+        for call in reversed(parse_tool_calls(spoken, self._toolbox) if thought else calls):
             if call.name == "submit" and "submit" not in self._toolbox and "answer" in call.arguments:
-                return Turn(action, answer=str(call.arguments["answer"])[:MAX_ANSWER].strip())
+                return Turn(action, answer=answer_of(call.arguments["answer"]))
         results = [self._call(call) for call in calls[:MAX_CALLS]]
         results += [f"Error: at most {MAX_CALLS} calls are run in a turn."] * (len(calls) > MAX_CALLS)
         return Turn(action, tuple(calls), tuple(results))
@@ -345,6 +368,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         if call.error:
             return f"Error: {call.error}."
         tool = self._toolbox.get(call.name)
+        if tool is None and call.name == "submit":
+            return "Error: submit needs the argument 'answer'."
         if tool is None:
             names = ", ".join(self._toolbox) or "none"
             return f"Error: there is no tool '{call.name[:100]}'; tools: {names}."
@@ -358,8 +383,10 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         if turn.calls:
             # A model may name lone surrogates in JSON; no tokenizer takes them.
             return "\n".join(turn.results).encode("utf-8", "replace").decode("utf-8")
-        hint = f" or a call of a tool ({', '.join(self._toolbox)})" if self.tools else ""
-        return f"No answer found. Write <answer>your answer</answer>{hint}."
+        tools = f"a call of a tool ({', '.join(self._toolbox)})" if self.tools else ""
+        if tools and not self.asks_for_answer:
+            return f"No call found. Write {tools}."
+        return f"No answer found. Write <answer>your answer</answer>{' or ' * bool(tools)}{tools}."
 
     def _check_reward(self, outcome: float, process: Mapping[str, float]) -> None:
         if outcome not in (0.0, 1.0):
@@ -370,3 +397,13 @@ class TextEnv(gymnasium.Env[str, str], ABC):
                 raise ValueError(f"{self.env_id}: process term '{name}' is not declared in process_terms")
             if not term.low <= value <= term.high:
                 raise ValueError(f"{self.env_id}: process term '{name}' is {value}, outside [{term.low}, {term.high}]")
+
+
+def _whole(index: Any) -> int:
+    try:
+        whole = operator.index(index)
+    except TypeError:
+        whole = -1
+    if whole < 0:
+        raise UsageError(f"the index of a task is a whole number from 0, not {index!r:.100}")
+    return whole

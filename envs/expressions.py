@@ -7,6 +7,7 @@ error: numbers, length and nesting are bounded, so no text costs more than micro
 
 import re
 from fractions import Fraction
+from math import gcd
 from typing import NamedTuple
 
 _TOKEN = re.compile(
@@ -28,10 +29,13 @@ MAX_FORMULA = 200
 """Longest formula of a number game; it holds a handful of numbers."""
 
 _MAX_DIGITS = 40
-_FRACTION = re.compile(r"([+-]?[0-9]{1,40})\s*[/⁄]\s*([0-9]{1,40})")
-_LATEX = re.compile(r"([+-]?)\\[dt]?frac\s*\{\s*([0-9]{1,40})\s*\}\s*\{\s*([0-9]{1,40})\s*\}")
-_DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,40}|[0-9]{1,3}(?:,[0-9]{3}){1,12})(?:\.[0-9]{1,40})?")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
+_LATEX = re.compile(r"([+-]?)\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,40}|[0-9]{1,3}(?:,[0-9]{3}){1,12}|(?=\.))(?:\.[0-9]{1,40})?")
+_NUMBER_SIGNS = str.maketrans(dict.fromkeys("÷∕⁄", "/") | dict.fromkeys("−–‐‑﹣－", "-"))
+_THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|\\,)(?=[0-9]{3})")
 _EQUALS = re.compile("(?<![<>])=")
+_MAX_SIDES = 4
 _MAX_NAME = 40
 """Longest text before an equals sign that names the value behind it."""
 
@@ -90,37 +94,58 @@ def parse_fraction(text: str) -> Fraction | None:
     """
     if text.isdecimal() and text.isascii() and len(text) <= _MAX_DIGITS:  # as most are
         return Fraction(int(text))
-    return _number(bare_value(text))
+    return _value(bare_value(text))
+
+
+def in_lowest_terms(text: str) -> bool:
+    """Return whether the number that `parse_fraction` reads is no fraction that can be reduced."""
+    parts = _parts(bare_value(text))
+    return parts is not None and gcd(*parts) == 1
 
 
 def bare_value(text: str) -> str:
-    """Strip what people wrap around a number, `P =` or an equal number before it included."""
+    """Strip what people wrap around a number, `P =` or equal numbers before it included."""
     return named_value(text)[1]
 
 
 def named_value(text: str) -> tuple[str, str]:
     """Return what stands before an equals sign, and the bare value; an equal number before it is no name but ""."""
     text = unwrap(text)
-    sides = _EQUALS.split(text)
-    if len(sides) != 2 or len(sides[0]) > _MAX_NAME:
+    sides = [unwrap(side) for side in _EQUALS.split(text)] if "=" in text else []
+    if not 2 <= len(sides) <= _MAX_SIDES or len(sides[0]) > _MAX_NAME:
         return "", text
-    before, after = map(unwrap, sides)
-    number = _number(before)
-    if number is None:
-        return before, after
-    return ("", after) if number == _number(after) else ("", text)
+    first, *values = map(_value, sides)
+    if len(set(values)) > 1:
+        return "", text
+    if first is None and (values[0] is not None or len(values) == 1):
+        return sides[0], sides[-1]
+    return ("", sides[-1]) if first is not None and first == values[0] else ("", text)
 
 
-def _number(text: str) -> Fraction | None:
-    if text.startswith("(") and text.endswith(")"):
-        text = text[1:-1].strip()
-    if match := _FRACTION.fullmatch(text):
-        top, bottom = int(match[1]), int(match[2])
-    elif match := _LATEX.fullmatch(text):
-        top, bottom = int(match[1] + match[2]), int(match[3])
-    else:
-        return Fraction(text.replace(",", "")) if _DECIMAL.fullmatch(text) else None
-    return Fraction(top, bottom) if bottom else None
+def _value(text: str) -> Fraction | None:
+    parts = _parts(text)
+    return Fraction(*parts) if parts else None
+
+
+def _parts(text: str) -> tuple[int, int] | None:
+    """Return the numerator and the denominator that are written."""
+    text = _in_parentheses(_THOUSANDS.sub("", _SIZES.sub("", text.translate(_NUMBER_SIGNS))))
+    if _DECIMAL.fullmatch(text):
+        return Fraction(text.replace(",", "")).as_integer_ratio()
+    match = _LATEX.fullmatch(text)
+    sign, *sides = match.groups() if match else ("", *text.split("/"))
+    if len(sides) != 2:
+        return None
+    top, bottom = map(_in_parentheses, sides)
+    if not _INTEGER.fullmatch(top) or not _INTEGER.fullmatch(bottom) or int(bottom) <= 0:
+        return None
+    return int(top) * (-1 if sign == "-" else 1), int(bottom)
+
+
+def _in_parentheses(text: str) -> str:
+    text = text.strip()
+    inside = text[1:-1]
+    return inside.strip() if text == f"({inside})" and not set(inside) & set("()") else text
 
 
 def unwrap(text: str) -> str:

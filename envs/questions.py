@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from palestra.envs.answers import extract_answer
 from palestra.envs.core import Demonstration, Reward, Task, TextEnv
 from palestra.envs.errors import UsageError
-from palestra.envs.expressions import named_value, parse_fraction
+from palestra.envs.expressions import in_lowest_terms, named_value, parse_fraction
 from palestra.envs.splits import hash64, split_cell
 from palestra.envs.syntax.lenient_json import finite, refuse
 from palestra.envs.toolcalls import parse_tool_calls
@@ -79,7 +79,7 @@ class QuestionEnv(TextEnv):
         return rng.choice(self._tasks)
 
     def grade(self, task: Task, answer: str) -> Reward:
-        """Compare numbers by value, and texts but for case and blanks; of `x = 3`, what is named counts too."""
+        """Compare numbers by value (fractions in lowest terms), texts but for case and blanks, and what is named."""
         value = canonical(answer)
         right = value in task.data["accepted"]
         if right and "=" in answer:
@@ -133,11 +133,13 @@ class QuestionEnv(TextEnv):
 
 
 def canonical(answer: str) -> str:
-    """Return what equal answers have in common: a number's value, or a text but for case and blanks."""
+    """Return what equal answers have in common: a number's value, or a text but for case and blanks.
+
+    A fraction that can be reduced is a text: it may be the question, `885/15` or `6/8 in lowest terms`.
+    """
     if answer.isdecimal() and answer.isascii() and answer[0] != "0" and len(answer) < _LONG_NUMBER:
         return answer
-    value = parse_fraction(answer)
-    return " ".join(answer.split()).casefold() if value is None else str(value)
+    return str(parse_fraction(answer)) if in_lowest_terms(answer) else " ".join(answer.split()).casefold()
 
 
 def _name(answer: str) -> str:
@@ -210,7 +212,9 @@ def _task(question: Any, answer: Any) -> Task | str:
         return "no answer is given"
     names: dict[str, set[str]] = {}
     for one in accepted:
-        names.setdefault(canonical(one), set()).add(_name(one))
+        value = parse_fraction(one)
+        for form in {canonical(one), canonical(one) if value is None else str(value)}:
+            names.setdefault(form, set()).add(_name(one))
     return Task(question, accepted[0], " ".join(question.split()), {"accepted": frozenset(names), "names": names})
 
 
@@ -267,4 +271,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _twice(names: Sequence[str]) -> str | None:
     """Return the first name that stands twice, None if there is none."""
-    return next((name for number, name in enumerate(names) if name in names[:number]), None)
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]

@@ -53,13 +53,15 @@ def register(
         flags: What to know before a result is read, e.g. `guessable`.
 
     Raises:
-        ValueError: A malformed id, an id already taken, no `train` variant, or a variant that overrides an
-            attribute which the class does not have.
+        ValueError: A malformed id, an id already taken, variants that are no mapping of mappings, no `train` variant,
+            or a variant that overrides an attribute which the class does not have.
     """
     gymnasium_id = env_id.replace("/", "-", 1) if env_id.count("/") == 2 else env_id
     namespace, name, version = parse_env_id(gymnasium_id)
     if not namespace or version is None:
         raise ValueError(f"'{env_id}' is no environment id; write it as namespace/Name-v0")
+    if not isinstance(variants, Mapping) or not all(isinstance(one, Mapping) for one in variants.values()):
+        raise ValueError(f'{env_id}: variants must map names to attributes, such as {{"train": {{}}, "test": {{}}}}')
     if "train" not in variants:
         raise ValueError(f"{env_id}: variants must contain 'train'")
 
@@ -133,6 +135,7 @@ def _load_plugins() -> list[str]:
         try:
             point.load()
         except Exception as error:  # a broken plugin must not take the others down
-            logger.warning("the environment package '%s' could not be loaded", point.value, exc_info=True)
             broken.append(f"the package '{point.value}' does not load: {type(error).__name__}: {error}")
+            logger.warning("%s; its environments are missing", broken[-1])
+            logger.debug("the package '%s' does not load", point.value, exc_info=True)
     return broken

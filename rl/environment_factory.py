@@ -110,7 +110,7 @@ def _method(tool: Tool, env_id: str) -> Any:
     if name in _TAKEN or name.startswith("_") or not all(word.isidentifier() for word in (name, *tool.parameters)):
         raise UsageError(f"{env_id}: TRL cannot call the tool '{name}' (its names are taken, or no Python names)")
 
-    def method(self: ToolEnvironment, **arguments: Any) -> str:
+    def method(self: ToolEnvironment, /, **arguments: Any) -> str:
         return self._call(name, arguments)
 
     hints = {key: _hint(schema) for key, schema in tool.parameters.items()}

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterator
 
-from palestra.envs.checks import contract, fuzz, leaks, outcomes, probes
+from palestra.envs.checks import contract, fuzz, leaks, outcomes, probes, returned
 from palestra.envs.checks.base import Problem, Subject
 from palestra.envs.checks.episodes import EndlessEpisodeError
 from palestra.envs.checks.limits import OutOfTimeError
@@ -12,6 +12,7 @@ from palestra.envs.errors import MissingPrerequisiteError
 Check = Callable[[Subject], Iterator[Problem]]
 
 CHECKS: dict[str, Check] = {
+    "types": returned.types_are_right,
     "gymnasium": contract.gymnasium_accepts,
     "determinism": contract.episodes_repeat,
     "oracle": outcomes.oracle_solves,
@@ -23,7 +24,7 @@ CHECKS: dict[str, Check] = {
     "leak": leaks.answers_do_not_leak,
     "fuzz": fuzz.odd_turns_are_harmless,
 }
-"""By name; chance is measured before the checks that are judged by it."""
+"""By name. What has wrong types is not checked further; chance is measured before the checks that are judged by it."""
 
 _ADVICE = {
     "fuzz": "answer a malformed turn or answer with an observation or outcome 0, never with an exception",

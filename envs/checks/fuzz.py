@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 
 from palestra.envs.checks.base import LENIENT, Problem, Subject, judged_by_text, shorten, surely_above
-from palestra.envs.checks.episodes import Episode, advance, begin, outside_bounds, play
+from palestra.envs.checks.episodes import Episode, Step, advance, begin, outside_bounds, play
 from palestra.envs.checks.mutations import TurnMaker
 from palestra.envs.checks.regrade import same_answer
 
@@ -19,6 +19,7 @@ TASKS = 32
 _RIGHT = 0.25
 """Share of turns before the last that are the oracle's own, so that episodes get beyond their beginning."""
 _REPORT_EVERY = 5_000
+_CALLED = {"process": "process terms", "ended": "end"}
 
 
 class Fuzzer:
@@ -75,15 +76,26 @@ class Fuzzer:
         self.paid += 1
         again = play(self._subject, self._replay, episode.index, [step.action for step in episode.steps])
         if again != episode:
+            turn, what = _where_they_part(episode, again)
             yield Problem(
                 "fuzz",
-                f"an episode was paid that another instance does not pay (task {episode.index}, last turn "
-                f"{shorten(episode.steps[-1].action)}); keep state in the world that `begin` returns.",
+                f"a paid episode of task {episode.index} differs on another instance in the {what} of turn {turn} "
+                f"({shorten(episode.steps[min(turn, len(episode.steps)) - 1].action)}); keep state in the "
+                "world that `begin` returns.",
             )
         assert self._env.task is not None
         if self._by_text and answer is not None and not same_answer(self._env.task.answer, answer):
             self.disputed += 1
             self.example = self.example or f"{shorten(answer)} for {shorten(self._env.task.answer)}"
+
+
+def _where_they_part(one: Episode, other: Episode) -> tuple[int, str]:
+    """Return the first turn, from 1, that is not the same, and what of it is not."""
+    for turn, (ours, theirs) in enumerate(zip(one.steps, other.steps, strict=False), 1):
+        for name in Step._fields:
+            if getattr(ours, name) != getattr(theirs, name):
+                return turn, _CALLED.get(name, name)
+    return min(len(one.steps), len(other.steps)) + 1, "existence"
 
 
 def odd_turns_are_harmless(subject: Subject) -> Iterator[Problem]:

@@ -5,10 +5,12 @@ What comes out is a function of the generator's seed and the seeds it was given.
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from palestra.envs.core import TextEnv
 from palestra.envs.toolcalls import SYNTAXES
+from palestra.envs.tools.base import example_of
 
 TOKENS = (
     "\x00", "\ud800", "\u202e", "\u200b", "\u2028", "𝟗", "½", "٣", "９", "İ", "ß", "é", "\r\n", "\t", "🎲", "−",
@@ -22,6 +24,7 @@ TOKENS = (
 )  # fmt: skip
 
 _SYNTAXES = tuple(SYNTAXES)
+_SUBMIT: tuple[str, Mapping[str, Any]] = "submit", {"answer": {"type": "string"}}
 
 BOMBS: tuple[Callable[[random.Random], str], ...] = (
     lambda rng: "[" * rng.randint(1, 100_000),
@@ -38,6 +41,7 @@ BOMBS: tuple[Callable[[random.Random], str], ...] = (
     lambda rng: "\\boxed{" * rng.randint(1, 20_000),
     lambda rng: rng.choice(TOKENS) * rng.randint(1, 10_000),
     lambda rng: f"<answer>{rng.choice(TOKENS) * rng.randint(1, 2_000)}</answer>",
+    lambda rng: f"<answer>{rng.choice('1a( ,') * rng.randint(24, 40)}x</answer>",  # what nested repeats never end on
 )
 
 
@@ -51,7 +55,7 @@ class TurnMaker:
 
     def __init__(self, env: TextEnv, rng: random.Random) -> None:
         self._rng = rng
-        self._tools = [(tool.name, tuple(tool.parameters)) for tool in env.tools]
+        self._tools = [(tool.name, tool.parameters) for tool in env.tools]
         self._examples = env.example_actions()
 
     def make(self, right: str, others: Sequence[str]) -> str:
@@ -103,8 +107,13 @@ class TurnMaker:
 
     def _call(self) -> str:
         rng = self._rng
-        name, parameters = rng.choice(self._tools) if self._tools else ("submit", ("answer",))
-        arguments = {parameter: self._value(2) for parameter in parameters if rng.random() < 0.9}
+        name, parameters = rng.choice(self._tools) if self._tools else _SUBMIT
+        fitting = rng.random() < 0.5
+        arguments = {
+            parameter: self._fitting(schema) if fitting else self._value(2)
+            for parameter, schema in parameters.items()
+            if rng.random() < 0.9
+        }
         if rng.random() < 0.2:
             arguments[rng.choice(TOKENS)] = self._value(1)
         if rng.random() < 0.5:
@@ -113,6 +122,21 @@ class TurnMaker:
             call = {"name": name if rng.random() < 0.9 else self._value(1), "arguments": arguments}
             text = f"<tool_call>{json.dumps(call, ensure_ascii=rng.random() < 0.5)}</tool_call>"
         return text * (1 + int(rng.random() * rng.random() * 12))
+
+    def _fitting(self, schema: Any) -> object:
+        """Make a value of the type that a tool's parameter has: odd, but not refused."""
+        rng = self._rng
+        match example_of(schema):
+            case bool():
+                return rng.random() < 0.5
+            case int():
+                return rng.choice((0, 1, -1, 2, 3, 7, 10, 100, 2**31, -(2**63), 10**30))
+            case str() if isinstance(schema, Mapping) and schema.get("enum"):
+                return rng.choice(schema["enum"])
+            case str():
+                return rng.choice(("", str(int(rng.random() * 100)), "".join(rng.choices(TOKENS, k=3))))
+            case other:
+                return other
 
     def _value(self, depth: int) -> object:
         rng = self._rng

@@ -68,7 +68,8 @@ def _candidates(case: Case) -> list[str]:
 def _long(case: Case) -> list[str]:
     filler = "blah " * (MAX_ANSWER // 5 - len(case.answer) // 5 - 2)
     beside = [_tag(f"{filler}{case.answer} {filler[: len(filler) // 100]}")] if case.answer else []
-    return [_tag("9" * (MAX_ANSWER - 1)), _tag("a" * (MAX_ANSWER - 1)), "a" * 100_000, *beside]
+    repeats = [_tag("1" * 40 + "x"), _tag(" a" * 40 + "!")]  # what nested repeats of a pattern never end on
+    return [_tag("9" * (MAX_ANSWER - 1)), _tag("a" * (MAX_ANSWER - 1)), "a" * 100_000, *repeats, *beside]
 
 
 def _injection(case: Case) -> list[str]:

@@ -77,7 +77,7 @@ def _check(subjects: Mapping[str, Subject], tell: Tell) -> dict[str, Any]:
     for name in CHECKS:
         tell(name)
         problems += found_by(name, subject)
-        if subject.interrupted:
+        if subject.interrupted or (name == "types" and problems):
             problems.append(Problem(name, "the checks after this one were not run."))
             break
     return {
@@ -90,6 +90,8 @@ def _check(subjects: Mapping[str, Subject], tell: Tell) -> dict[str, Any]:
 
 def _splits(subjects: Mapping[str, Subject], tell: Tell) -> dict[str, Any]:
     tell("splits")
+    if any(found_by("types", subject) for subject in subjects.values()):
+        return {}  # each variant's own check will say it
     problems = [(variant, asdict(problem)) for variant, problem in splits_are_disjoint(subjects)]
     return {"problems": problems, "measures": {variant: subject.measures for variant, subject in subjects.items()}}
 

@@ -7,12 +7,14 @@ says so in `error`, and its arguments are empty.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from palestra.envs.syntax.lenient_json import decode
-from palestra.envs.tools.base import Tool
 
-Toolbox = Mapping[str, Tool] | None
+if TYPE_CHECKING:
+    from palestra.envs.tools.base import Tool  # which reads its arguments with this package
+
+Toolbox: TypeAlias = "Mapping[str, Tool] | None"
 """The tools that may be called, by name; None where they are not known."""
 
 _ARGUMENTS = ("arguments", "parameters")

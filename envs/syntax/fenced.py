@@ -11,8 +11,11 @@ from palestra.envs.syntax.calls import Found, Toolbox, ToolCall, calls_from_json
 from palestra.envs.syntax.lenient_json import decode, skip_space
 
 _OPEN = re.compile(r"```(python|py|tool_call|json)[ \t]*\r?\n")
-_ANY = re.compile(r"```([\w+-]{0,30})[ \t]*\r?\n(.*?)```", re.DOTALL)
+_FENCE = r"(?<![ \t]{4})(?<!\n\t)```"
+"""One that is indented deep stands in code, in a docstring say."""
+_ANY = re.compile(rf"{_FENCE}([\w+-]{{0,30}})[ \t]*\r?\n(.*?){_FENCE}", re.DOTALL)
 _CLOSE = "```"
+_CLOSING = re.compile(_FENCE)
 _MAX_BLOCKS = 64
 
 
@@ -59,8 +62,8 @@ def _code(body: str) -> str:
 
 def _past_close(text: str, start: int) -> int:
     """Return where the next closing fence ends, or -1."""
-    at = text.find(_CLOSE, start)
-    return at + len(_CLOSE) if at >= 0 else -1
+    closing = _CLOSING.search(text, start)
+    return closing.end() if closing else -1
 
 
 def _read_json(text: str, start: int, *, marked: bool, tools: Toolbox) -> tuple[list[ToolCall], int]:

@@ -180,7 +180,10 @@ TEXT_OPERATIONS = (
         "words",
         no_params,
         "x = x.split()",
-        ("split the string into the parts between the blanks", "cut the string at its blanks, into non-empty parts"),
+        (
+            "split the string into the non-empty parts between blanks",
+            "cut the string at its blanks, into non-empty parts",
+        ),
         str.split,
         wrong=(lambda x: x.split()[1:], lambda x: x.split()[::-1]),
     ),

@@ -5,6 +5,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol, TypeVar
 
+from palestra.envs.syntax.coercion import coerce
+
 _JSON_TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
     "integer": int,
@@ -112,9 +114,23 @@ class Tool(ABC):
 
         Raises:
             ToolError: As for `check`, or the tool refuses the call.
+            TypeError: The tool returns something else than a text.
         """
+        arguments = {key: self._read(key, value) for key, value in arguments.items()}
         self.check(arguments)
-        return self(**arguments) if state is None else self.in_episode(state, **arguments)
+        result = self(**arguments) if state is None else self.in_episode(state, **arguments)
+        if not isinstance(result, str):
+            raise TypeError(f"the tool '{self.name}' must return a text, not {type(result).__name__}")
+        return result
+
+    def _read(self, key: str, value: Any) -> Any:
+        """Take "3" for 3 where a text will not do: models write it, and the places in a prompt look like it."""
+        schema = self.parameters.get(key)
+        return coerce(value, schema) if isinstance(value, str) and find_fault(schema, value, key) else value
+
+    def example(self) -> dict[str, Any]:
+        """Return arguments that `check` lets pass."""
+        return {key: example_of(schema) for key, schema in self.parameters.items()}
 
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Check `arguments` against `parameters`.
@@ -134,6 +150,29 @@ class Tool(ABC):
                 raise ToolError(f"the argument '{where}' of {self.name} must {what}.")
 
 
+def example_of(schema: Any) -> Any:
+    """Return a value that a JSON-schema property allows."""
+    if not isinstance(schema, Mapping):
+        return "1"
+    if isinstance(choices := schema.get("enum"), Sequence) and choices:
+        return choices[0]
+    kind = schema.get("type")
+    match kind if isinstance(kind, str) or not kind else kind[0]:
+        case "integer" | "number":
+            return 1
+        case "boolean":
+            return True
+        case "null":
+            return None
+        case "array":
+            return [example_of(schema.get("items"))]
+        case "object":
+            fields = schema.get("properties") or {}
+            return {key: example_of(fields.get(key)) for key in schema.get("required") or ()}
+        case _:
+            return "1"
+
+
 def find_fault(schema: Any, value: Any, where: str, depth: int = 0) -> tuple[str, str] | None:
     """Return where in `value` the schema is not met and what must be so there, or None if it is met.
 
@@ -148,19 +187,20 @@ def find_fault(schema: Any, value: Any, where: str, depth: int = 0) -> tuple[str
     if not isinstance(schema, Mapping):  # `true` is a schema too
         return None
     wanted = schema.get("type")
-    kinds = [wanted] if isinstance(wanted, str) else list(wanted or ())
+    kinds = [kind for kind in ([wanted] if isinstance(wanted, str) else wanted or ()) if isinstance(kind, str)]
     if kinds and not any(_is_a(kind, value) for kind in kinds):
         return where, f"be of type {' or '.join(kinds)}"
     # JSON tells true from 1, Python does not.
-    if "enum" in schema and not any(
-        value == e and isinstance(value, bool) == isinstance(e, bool) for e in schema["enum"]
+    choices = schema.get("enum")
+    if isinstance(choices, Sequence) and not any(
+        value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in choices
     ):
-        return where, f"be one of {', '.join(map(str, schema['enum']))}"
+        return where, f"be one of {', '.join(map(str, choices))}"
     if isinstance(value, list) and isinstance(items := schema.get("items"), Mapping):
         parts = [(items, item, f"{where}[{i}]") for i, item in enumerate(value)]
     elif isinstance(value, dict):
-        known = schema.get("properties", {})
-        for key in schema.get("required", ()):
+        known = schema.get("properties") or {}
+        for key in schema.get("required") or ():
             if key not in value:
                 return where, f"have the field '{key}'"
         parts = [(known[key], value[key], f"{where}.{key}") for key in known if key in value]

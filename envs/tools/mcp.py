@@ -33,6 +33,8 @@ DEFAULT_TIMEOUT_S = 30.0
 _CLOSING_S = 15.0
 """A server that does not end when asked is killed by the SDK within some seconds."""
 _KEPT_BYTES = 2_000
+_MAX_PAGES = 100
+"""Of a list of tools."""
 _INVALID_PARAMS, _REQUEST_TIMEOUT = -32602, -32001
 _T = TypeVar("_T")
 
@@ -113,8 +115,12 @@ class Connection:
         client = self._client.result()
         page = self._ask(client.list_tools())
         found = list(page.tools)
-        while page.next_cursor is not None:
-            page = self._ask(client.list_tools(cursor=page.next_cursor))
+        cursors: set[str] = set()
+        while (cursor := page.next_cursor) is not None:
+            if cursor in cursors or len(cursors) >= _MAX_PAGES:
+                raise self._failure("broke the protocol: its list of tools does not end")
+            cursors.add(cursor)
+            page = self._ask(client.list_tools(cursor=cursor))
             found += page.tools
         return found
 
@@ -176,8 +182,8 @@ class McpTool(Tool):
     def __init__(self, source: "_Source", listed: "ToolDescription") -> None:
         self.name = listed.name
         self.description = listed.description or listed.title or listed.name
-        self.parameters = listed.input_schema.get("properties", {})
-        self.required = tuple(listed.input_schema.get("required", ()))
+        self.parameters = listed.input_schema.get("properties") or {}
+        self.required = tuple(listed.input_schema.get("required") or ())
         self._input_schema = listed.input_schema
         self._source = source
 
@@ -256,7 +262,7 @@ def mcp_tools(
         timeout: Seconds for the start, and for each call.
 
     Raises:
-        UsageError: The command is empty, or the server has no tools.
+        UsageError: The command is empty, or the server has no tools, or two of one name.
         PalestraError: The server could not be started or failed.
         MissingPrerequisiteError: The MCP SDK is not installed.
     """
@@ -267,6 +273,9 @@ def mcp_tools(
         tools = tuple(McpTool(source, listed) for listed in connection.tools())
     if not tools:
         raise UsageError(f"the MCP server '{' '.join(command)}' has no tools")
+    names = [tool.name for tool in tools]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"the MCP server '{' '.join(command)}' has two tools named '{twice}'")
     return tools
 
 

@@ -27,7 +27,7 @@ km 1000 kilometer kilometre
 dm 0.1 decimeter decimetre
 cm 0.01 centimeter centimetre
 mm 0.001 millimeter millimetre
-um 1e-6 µm micrometer micrometre
+um 1e-6 µm μm micrometer micrometre
 nm 1e-9 nanometer nanometre
 in 0.0254 inch inches
 ft 0.3048 foot feet
@@ -38,7 +38,7 @@ mass
 kg 1 kilogram
 g 0.001 gram
 mg 1e-6 milligram
-ug 1e-9 µg microgram
+ug 1e-9 µg μg microgram
 t 1000 tonne
 lb 0.45359237 lbs pound
 oz 0.028349523125 ounce
@@ -46,7 +46,7 @@ st 6.35029318 stone
 time
 s 1 sec second
 ms 0.001 millisecond
-us 1e-6 µs microsecond
+us 1e-6 µs μs microsecond
 ns 1e-9 nanosecond
 min 60 minute
 h 3600 hr hour

@@ -114,7 +114,7 @@ class WriteFile(_FileTool):
             ToolError: The path is not relative, leads out of the workspace or through a file, or the content
                 is too long.
         """
-        path, content = arguments["path"], arguments["content"]
+        path, content = _plain(arguments["path"]), arguments["content"]
         if len(content) > MAX_CONTENT:
             raise ToolError(f"the content is longer than {MAX_CONTENT} characters.")
         data = content.encode("utf-8", "replace")
@@ -136,7 +136,7 @@ class ReadFile(_FileTool):
         Raises:
             ToolError: There is no such file or line.
         """
-        path, line = arguments["path"], arguments.get("line", 1)
+        path, line = _plain(arguments["path"]), arguments.get("line", 1)
         text = self.workspace(state).use(lambda session: session.read_file(path)).decode("utf-8", "replace")
         lines = text.splitlines(keepends=True)
         if not 1 <= line <= max(1, len(lines)):
@@ -175,7 +175,7 @@ class RunFile(_FileTool):
             ToolError: There is no such file.
             SandboxError: The sandbox failed, not the program.
         """
-        return self.workspace(state).run(arguments["path"], self.timeout)
+        return self.workspace(state).run(_plain(arguments["path"]), self.timeout)
 
 
 def workspace_tools(sandbox: str | None = None, timeout: float = DEFAULT_TIMEOUT_S) -> tuple[Tool, ...]:
@@ -186,3 +186,9 @@ def workspace_tools(sandbox: str | None = None, timeout: float = DEFAULT_TIMEOUT
         timeout: Seconds of wall time per run.
     """
     return tuple(kind(sandbox, timeout) for kind in (WriteFile, ReadFile, ListFiles, RunFile))
+
+
+def _plain(path: str) -> str:
+    """Read `./a//b` as `a/b`."""
+    parts = path.split("/")
+    return "/".join(part for i, part in enumerate(parts) if part != "." and (part or i in (0, len(parts) - 1)))

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import sys
 import time
 
@@ -294,3 +295,65 @@ class NeedsMore(Sound):
 class BadSample(Sound):
     def sample(self, rng):
         raise gymnasium.error.Error("no words")
+
+
+@register("toy/MiddleLeak-v0", variants=TWO)
+class MiddleLeak(Sound):
+    """The answer stands in the middle of the prompt, at the same place always."""
+
+    def sample(self, rng):
+        task = super().sample(rng)
+        return task._replace(prompt=f"Think of {task.answer} for a while. {task.prompt} Do not hurry.")
+
+
+@register("toy/LateFeedback-v0", variants=TWO)
+class LateFeedback(Sound):
+    """Patient once, and then not."""
+
+    attempts = 3
+
+    def feedback(self, task, turn):
+        return "Try again." if len(self.turns) == 1 else f"Wrong: it is {task.answer}."
+
+
+class Peek(Tool):
+    name = "peek"
+    description = "Shows a card."
+    parameters = {"card": {"type": "integer"}, "face_up": {"type": "boolean"}}
+
+    def __call__(self, card, face_up):
+        return str(100 // card)
+
+    def in_episode(self, state, /, **arguments):
+        return state.world["answer"] if self(**arguments) else ""
+
+
+@register("toy/TellingTool-v0", variants=TWO)
+class TellingTool(Sound):
+    """A tool that tells the answer, and does not like 0."""
+
+    tools = (Peek(),)
+
+    def begin(self, task):
+        return {"answer": task.answer}
+
+
+@register("toy/Backtracks-v0", variants=TWO)
+class Backtracks(Sound):
+    """A pattern that takes for ever on what it nearly matches."""
+
+    def grade(self, task, answer):
+        return Reward(float(re.fullmatch(r"(\s*\w+\s*)+", answer) is not None and answer == task.answer))
+
+
+WRONG_TYPES = {
+    "grade": (lambda self, task, answer: answer == task.answer, "`grade` must return Reward, not bool"),
+    "process": (lambda self, task, turns: 0.5, "`process` must return Mapping, not float"),
+    "feedback": (lambda self, task, turn: None, "`feedback` must return str, not NoneType"),
+    "guess": (lambda self, task, rng: 5, "`guess` must return str or None, not int"),
+    "solve": (lambda self, task: Demonstration("<answer>a</answer>"), "must be a tuple of texts"),
+    "sample": (lambda self, rng: Task("?", 5, "k"), "answer of a task must be str, not int"),
+}
+for _name, (_method, _) in WRONG_TYPES.items():
+    _methods = {_name: _method, "attempts": 2, "__module__": __name__}
+    register(f"toy/Wrong-{_name}-v0", variants=TWO)(type(f"Wrong{_name}", (Sound,), _methods))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from broken_envs import Sound
+from broken_envs import WRONG_TYPES, Sound
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
@@ -32,6 +32,13 @@ def problems_of(name: str, limits: TimeLimits, checks: tuple[str, ...] = tuple(C
     return [*problems, *(problem for check in checks for problem in found_by(check, subjects["test"]))]
 
 
+@pytest.mark.parametrize("method", WRONG_TYPES)
+def test_a_wrong_type_is_said_once(method: str) -> None:
+    [report, _] = check([f"toy/Wrong-{method}-v0"], settings=SMALL)
+    assert [p.check for p in report.problems if "the checks after" not in p.message] == ["types"]
+    assert WRONG_TYPES[method][1] in report.problems[0].message
+
+
 def test_a_sound_environment_has_no_problems(limits: TimeLimits) -> None:
     assert problems_of("Sound", limits) == []
 
@@ -39,6 +46,11 @@ def test_a_sound_environment_has_no_problems(limits: TimeLimits) -> None:
 CAUGHT = [
     ("Leaky", "leak", "of the prompt solves 12 of 12 tasks"),
     ("LeakyFeedback", "leak", "copying the last word of the feedback to a wrong answer"),
+    ("LateFeedback", "leak", "copying the last word of the feedback to 2 wrong answers"),
+    ("MiddleLeak", "leak", "copying word 3 of the prompt solves 12 of 12 tasks"),
+    ("TellingTool", "leak", "of the answer to a first call of the tool 'peek' solves 12 of 12"),
+    ("TellingTool", "fuzz", "ZeroDivisionError"),
+    ("Backtracks", "hacking", "a call does not return in time"),
     ("GlobalRandom", "determinism", "the prompt of task"),
     ("Overlap", "splits", "200 tasks have the same key in 'train' and 'test'"),
     ("FreshKeys", "splits", "tasks have the same prompt and answer in 'train' and 'test'"),
