@@ -401,7 +401,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
 
 def _whole(index: Any) -> int:
     try:
-        whole = operator.index(index)
+        whole = int(operator.index(index))
     except TypeError:
         whole = -1
     if whole < 0:

@@ -50,8 +50,14 @@ class ToolEnvironment:
         self._over = True
         self._outcome: float | None = 0.0
 
-    def reset(self, *, index: int, **row: Any) -> str:
-        """Start the episode that the row's `index` names and return its prompt, which TRL appends to the row's."""
+    def reset(self, *, index: int | None = None, **row: Any) -> str:
+        """Start the episode that the row's `index` names and return its prompt, which TRL appends to the row's.
+
+        Raises:
+            UsageError: The row has no index, or one that is no whole number from 0.
+        """
+        if index is None:  # with which an environment draws a task, for each member of a group another one
+            raise UsageError("a row has no index; its `index` must name the task")
         self._over, self._outcome = False, 0.0
         observation, _ = self._env.reset(options={"index": index})
         return observation

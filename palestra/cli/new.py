@@ -1,5 +1,6 @@
 """`palestra new`: a package with one environment, to be made one's own."""
 
+import builtins
 import keyword
 import re
 import shlex
@@ -14,6 +15,8 @@ import typer
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _LONGEST = 40
+_IMPORTED = {"Any", "Demonstration", "Mapping", "ProcessTerm", "QuestionEnv", "Reward", "Task", "TextEnv"}
+"""What the templates import."""
 _COMMON = {
     "pyproject.toml": "pyproject.toml.j2",
     "README.md": "README.md.j2",
@@ -58,8 +61,7 @@ def new(
 
     from palestra.envs.errors import UsageError
 
-    module = _module(name)
-    class_name = "".join(part.capitalize() for part in module.split("_"))
+    module, class_name = _names(name)
     env_id = f"{name}/{class_name}-v0"
     if rows is None and (question, answer) != _FIELDS:
         raise UsageError("--question and --answer name fields of --rows, which is not given")
@@ -150,31 +152,39 @@ def _flags_of(rows: Path, question: str, answer: str, env_id: str) -> dict[str, 
     sizes = [half.total() for half in halves]
     if not all(sizes):
         raise UsageError(
-            f"{rows} has {sum(sizes)} different questions, which is too few: training and test need some of their own"
+            f"{rows} has {sum(sizes)} different questions, which all fall to {'training' if sizes[0] else 'the test'} "
+            "(their texts decide that); add more of them"
         )
     flags = {}
     if min(sizes) < FEWEST:
         flags[FEW_TASKS] = f"there are only {sizes[0]} questions for training and {sizes[1]} to test"
     luck = max(sum(n * n for n in half.values()) / half.total() ** 2 for half in halves)
     if luck > _MOST_LUCK:
-        flags[GUESSABLE] = f"the answer to another question is right in {luck:.0%} of all cases"
+        flags[GUESSABLE] = f"an answer drawn from all of them is right in {luck:.0%} of all cases"
     return flags
 
 
-def _module(name: str) -> str:
-    """Return the module that a package of that name holds.
+def _names(name: str) -> tuple[str, str]:
+    """Return the module that a package of that name holds, and the class of its environment.
 
     Raises:
-        UsageError: No usable name, or one that another module has.
+        UsageError: No usable name, or one that something else has.
     """
     from palestra.envs.errors import UsageError
 
     module = name.replace("-", "_")
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST or keyword.iskeyword(module):
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST:
         raise UsageError(
             f"'{name}' is no name for a package; use up to {_LONGEST} small letters, digits and single dashes, "
             "beginning with a letter, such as letter-order"
         )
+    class_name = "".join(part.capitalize() for part in module.split("_"))
+    if keyword.iskeyword(module) or keyword.iskeyword(class_name):
+        raise UsageError(f"'{name}' is a word of Python's own, which no module or class can have as its name")
+    if class_name in _IMPORTED or hasattr(builtins, class_name):
+        raise UsageError(
+            f"its class '{class_name}' would hide one of the same name that is needed; choose another name"
+        )
     if module in sys.stdlib_module_names or find_spec(module) is not None:
         raise UsageError(f"there is a Python module '{module}' already, which the new one would hide; choose another")
-    return module
+    return module, class_name

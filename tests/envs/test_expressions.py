@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palestra.envs.expressions import ExpressionError, evaluate, parse_formula, parse_fraction
+from palestra.envs.expressions import ExpressionError, evaluate, in_lowest_terms, parse_formula, parse_fraction
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,41 @@ def test_thousands_may_be_grouped(text: str, value: int | None) -> None:
 )
 def test_what_stands_around_a_number_does_not_count_but_another_number_does(text: str, value: Fraction | None) -> None:
     assert parse_fraction(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("−5", -5),
+        ("9 ÷ 22", Fraction(9, 22)),
+        ("9∕22", Fraction(9, 22)),
+        (r"\frac{-1}{2}", Fraction(-1, 2)),
+        (r"-\frac{1}{2}", Fraction(-1, 2)),
+        (r"-\frac{-1}{2}", Fraction(1, 2)),
+        ("(9)/(22)", Fraction(9, 22)),
+        ("((9)/(22))", None),
+        (r"\left(\frac{9}{22}\right)", Fraction(9, 22)),
+        ("1{,}234", 1234),
+        (r"12\,345", 12345),
+        (".5", Fraction(1, 2)),
+        ("-.5", Fraction(-1, 2)),
+        (".", None),
+        ("P = 18/44 = 9/22", Fraction(9, 22)),
+        ("18/44 = 9/22", Fraction(9, 22)),
+        ("18/44 = 9/23", None),
+        ("P = 1/2 = 0.4", None),
+        ("a = b = 3", None),
+        ("1/-2", None),
+        ("1/0", None),
+        ("[3]", None),
+        ("3*4", None),
+    ],
+)
+def test_numbers_in_the_notations_of_people(text: str, value: Fraction | int | None) -> None:
+    assert parse_fraction(text) == value
+
+
+@given(st.fractions(max_denominator=10**6), st.integers(1, 50))
+def test_what_can_be_reduced_is_told(value: Fraction, factor: int) -> None:
+    assert in_lowest_terms(str(value))
+    assert in_lowest_terms(f"{value.numerator * factor}/{value.denominator * factor}") == (factor == 1)

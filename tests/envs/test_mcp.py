@@ -51,6 +51,19 @@ def test_names_and_schemas_are_those_of_the_server(tools: dict[str, Tool]) -> No
     assert all(tool.blocking for tool in tools.values())
 
 
+def bare_server(*arguments: str) -> tuple[str, ...]:
+    return sys.executable, str(Path(__file__).with_name("mcp_bare_server.py")), *arguments
+
+
+def test_odd_lists_of_tools() -> None:
+    [tool] = mcp_tools(bare_server("one"), timeout=20)
+    assert (tool.parameters, tool.required) == ({}, ())
+    with pytest.raises(UsageError, match="has two tools named 'one'"):
+        mcp_tools(bare_server("one", "two", "one"), timeout=20)
+    with pytest.raises(PalestraError, match="broke the protocol: its list of tools does not end"):
+        mcp_tools(bare_server("one", "--endless"), timeout=20)
+
+
 def test_calls_are_answered(call: Call) -> None:
     assert call("add", a=1, b=2) == "3"
     assert call("add", a=1) == "11"

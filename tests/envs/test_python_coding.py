@@ -186,6 +186,9 @@ def test_code_is_found_in_an_answer() -> None:
     assert code_in(code) == code
     for answer in (f"```python\n{code}\n```", f"So:\n```py\n{code}\n```\nDone.", f"```\nx\n```\n```\n{code}\n```"):
         assert code_in(answer) == code
+    documented = 'def f(x):\n    """Doc.\n\n    ```\n    f(1)\n    ```\n    """\n    return x'
+    assert code_in(documented) == documented
+    assert code_in(f"So:\n```python\n{documented}\n```\nDone.") == documented
     assert code_in(f"```python\n{code}") == code
 
 

@@ -306,6 +306,30 @@ def test_the_glance_suffices_for_words_and_an_answer() -> None:
     assert plain_answer("So 2 > 1, hence\n<answer> {5} </answer> and that is it.") == "{5}"
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        r"<answer>$\boxed{9/22}$</answer>",
+        r"<answer>\boxed{9/22}.</answer>",
+        r"<answer>\[ \boxed{9/22} \]</answer>",
+        "<answer>```\n9/22\n```</answer>",
+        "<answer>```text\n9/22\n```</answer>",
+        "<answer>9/22</answer></answer>",
+        "<answer><answer>9/22</answer></answer>",
+        "<answer>1</answer> No: <answer>9/22</answer>, which I closed with `</answer>`.",
+    ],
+)
+def test_what_is_wrapped_around_an_answer_does_not_count(written: str) -> None:
+    assert extract_answer(written) == "9/22"
+
+
+def test_braces_in_a_box_are_matched() -> None:
+    formula = r"\frac{8}{3-\frac{8}{3}}"
+    for written in (r"\boxed{%s}", r"<answer>\boxed{%s}</answer>", r"<answer>$\boxed{%s}$</answer>"):
+        assert extract_answer(written % formula) == formula
+    assert extract_answer(r"<answer>\boxed{1} or \boxed{2}</answer>") == r"\boxed{1} or \boxed{2}"
+
+
 # Repeated, each of these makes a careless reader start over and over again.
 HOSTILE = [*MARKUP, "<tool_call>{'a':\"", '<tool_call>{"a": \'', "<function=f><parameter=x>", "<tool name=f><x>"]
 HOSTILE += ["<function=f>{", "<tool ", "<function ", "</parameter>   ", "```json\n{", "```python\nx", "<|a|> ", "\\\\"]

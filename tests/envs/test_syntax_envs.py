@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from palestra.envs import Demonstration, Reward, Task, TextEnv, Tool, format_tool_call, make, register, specs
@@ -176,3 +177,58 @@ def test_a_very_long_turn_is_read_in_a_moment() -> None:
     env.reset(seed=0)
     observation, *_ = env.step("<tool_call>" + "x" * (MAX_TEXT - 100))
     assert "valid JSON" in observation
+
+
+def submit(value: object) -> str:
+    return format_tool_call("submit", {"answer": value})
+
+
+@pytest.mark.parametrize(
+    ("turn", "answer"),
+    [
+        (submit({"b": 1, "a": [2]}), '{"b": 1, "a": [2]}'),
+        (submit([[1, 2], [3]]), "[[1, 2], [3]]"),
+        (submit(0.00001), "0.00001"),
+        (submit(3), "3"),
+        (submit(True), "True"),
+        (submit(r"\boxed{9/22}"), "9/22"),
+        (submit("1") + submit("2"), "2"),
+        ("<think>Or " + submit("1") + "?</think>" + submit("2"), "2"),
+        ("<think>Or " + submit("1") + " or not", None),
+        ("<think>Or " + submit("1") + "<think>", None),
+        ('{"answer": 0.00001}', "0.00001"),
+    ],
+)
+def test_a_submitted_value_is_graded_as_a_stated_one(turn: str, answer: str | None) -> None:
+    env = make("palestra/StringCompose-v0")
+    env.reset(seed=0)
+    env.step(turn)
+    assert env.turns[0].answer == answer
+
+
+def test_an_empty_submission_is_told_what_it_lacks() -> None:
+    env = make("palestra/Dice-v0")
+    env.reset(seed=0)
+    assert env.step('<tool_call>{"name": "submit", "arguments": {}}</tool_call>')[0] == (
+        "Error: submit needs the argument 'answer'."
+    )
+
+
+@pytest.mark.parametrize("index", [1.0, "1", -1, [1], None.__class__])
+def test_an_index_is_a_whole_number(index: object) -> None:
+    with pytest.raises(UsageError, match="the index of a task is a whole number from 0, not"):
+        make("palestra/Dice-v0").reset(options={"index": index})
+
+
+def test_equal_indices_are_one_task() -> None:
+    names = []
+    for index in (np.int64(1), True, 1):
+        env = make("palestra/Dice-v0")
+        names.append((env.reset(options={"index": index})[0], str(env.task_id)))
+    assert len(set(names)) == 1
+
+
+def test_where_no_answer_is_asked_for_a_call_is() -> None:
+    env = make("palestra/Navigation-v0")
+    env.reset(seed=0)
+    assert env.step("Hm.")[0].startswith("No call found. Write a call of a tool (")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palestra.envs.tools import LookupTable, TextTool, Tool, ToolError, UnitConverter
-from palestra.envs.tools.base import find_fault
+from palestra.envs.tools.base import example_of, find_fault
 from palestra.envs.tools.units import DIGITS, UNITS, shown
 
 # Arguments and schemas.
@@ -68,6 +68,42 @@ def test_a_wrong_argument_is_named(arguments: dict[str, Any], sentence: str) -> 
     with pytest.raises(ToolError) as caught:
         Order().call(arguments)
     assert str(caught.value) == sentence
+
+
+def test_a_text_that_says_a_value_of_another_type_is_that_value() -> None:
+    class Shown(Order):
+        parameters = {**Order.parameters, "count": {"type": "integer"}, "hot": {"type": "boolean"}}
+
+        def __call__(self, **arguments: Any) -> str:
+            return repr(arguments)
+
+    given = {"what": "tea", "count": " 3", "hot": "true", "sizes": "[1]", "note": "\n4\n"}
+    assert Shown().call(given) == repr({"what": "tea", "count": 3, "hot": True, "sizes": [1], "note": "\n4\n"})
+    with pytest.raises(ToolError, match="'count' of order must be of type integer"):
+        Shown().call({"what": "tea", "count": "3.5"})
+
+
+def test_an_example_is_a_call_that_passes() -> None:
+    tool = Order()
+    assert tool.example() == {"what": "tea", "sizes": [1], "to": {"street": "1"}, "note": "1", "odd": "1"}
+    tool.check(tool.example())
+
+
+@pytest.mark.parametrize(
+    "schema", [{"enum": None}, {"type": [{}]}, {"type": "object", "properties": None}, True, None]
+)
+def test_odd_schemas_of_others_exclude_nothing(schema: Any) -> None:
+    assert find_fault(schema, {"a": 1}, "x") is None
+    example_of(schema)
+
+
+def test_a_tool_that_returns_no_text_is_named() -> None:
+    class Number(Order):
+        def __call__(self, **arguments: Any) -> Any:
+            return 3
+
+    with pytest.raises(TypeError, match="the tool 'order' must return a text, not int"):
+        Number().call({"what": "tea"})
 
 
 def test_true_is_not_one_and_one_not_true() -> None:

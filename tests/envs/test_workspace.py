@@ -36,6 +36,12 @@ def test_files_are_written_listed_read_and_run(call: Call) -> None:
     assert call("read_file", path="src/main.py", line=3) == "open('out', 'w').write('hi')\n"
 
 
+def test_slack_in_a_path_is_taken_out(call: Call) -> None:
+    call("write_file", path="./b//c.py", content="print(5)")
+    assert call("read_file", path="b/./c.py") == "print(5)"
+    assert call("run_file", path="././b/c.py") == "5"
+
+
 def test_a_program_sees_what_was_written_last(call: Call) -> None:
     call("write_file", path="main.py", content="import m\nprint(m.X)")
     for value in ("1", "22", "333"):

@@ -260,3 +260,11 @@ def test_a_random_models_own_turns_go_through_the_loop(trainer: Callable[[int], 
     it.train()
     assert it.state.log_history[0]["rewards/Dice/mean"] == 0.0
     assert it.state.global_step == 1
+
+
+def test_a_row_without_an_index_is_refused_and_any_argument_is_a_turn() -> None:
+    environment: Any = environment_factory(DICE, "test")()
+    with pytest.raises(UsageError, match="a row has no index"):
+        environment.reset(index=None)
+    environment.reset(index=0)
+    assert "has no argument 'self'" in environment.calculator(**{"self": 1, "expression": "1"})

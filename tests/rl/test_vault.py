@@ -12,10 +12,11 @@ from palestra.envs.checks import Settings, check
 FOLDER = Path(__file__).parents[2] / "bench" / "vault"
 
 
-@pytest.fixture(autouse=True)
-def vault(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return import_module("vault")
+@pytest.fixture(scope="module", autouse=True)
+def vault() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield import_module("vault")
 
 
 def dial(digit: str) -> str:
