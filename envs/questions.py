@@ -83,8 +83,8 @@ class QuestionEnv(TextEnv):
         value = canonical(answer)
         right = value in task.data["accepted"]
         if right and "=" in answer:
-            names = task.data["names"][value]
-            right = "" in names or _name(answer) in names | {""}
+            named, names = _name(answer), task.data["names"][value]
+            right = not named or named in names or "" in names
         return Reward(1.0 if right else 0.0)
 
     def solve(self, task: Task) -> Demonstration:

@@ -98,9 +98,7 @@ def _openings(env: TextEnv) -> dict[str, tuple[str, ...]]:
     openings: dict[str, tuple[str, ...]] = {"the prompt": ()}
     if env.max_turns > 1:
         openings["the answer to an empty turn"] = ("",)
-        openings["the answer to a tool that does not exist"] = (
-            '<tool_call>{"name": "?", "arguments": {}}</tool_call>',
-        )
+        openings["the answer to a tool that does not exist"] = (_UNKNOWN_TOOL,)
         for tool, action in zip(env.tools, env.example_actions()[-len(env.tools) :], strict=False):
             openings[f"the answer to a first call of the tool '{tool.name}'"] = (action,)
     wrong = "<answer>no idea</answer>"

@@ -47,7 +47,8 @@ def _look(subject: Subject, env: TextEnv) -> None:
         raise _WrongTypeError("`sample`: the prompt of a task is empty; the agent must be told what to do")
     solved = subject.ask(env.solve, task)
     _require("`solve`", solved, (Demonstration,))
-    if isinstance(solved.turns, str) or not all(isinstance(turn, str) for turn in solved.turns):
+    turns: object = solved.turns
+    if not isinstance(turns, tuple | list) or not all(isinstance(turn, str) for turn in turns):
         raise _WrongTypeError('`solve`: turns of a demonstration must be a tuple of texts, such as ("one turn",)')
     try:
         for turns in (solved.turns, [_WRONG] * env.max_turns, env.example_actions()):
