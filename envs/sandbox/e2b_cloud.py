@@ -28,6 +28,8 @@ GUEST = "palestra-guest.py"
 _GUEST_SOURCE = Path(__file__).with_name("e2b_guest.py")
 SLOWEST_UPLOAD = 1_000_000
 """Bytes per second below which a transfer counts as failed."""
+_CANCELLATIONS = 50
+"""Times, 0.1 s apart, that what is waited for no longer is cancelled before it is left alone."""
 _KEY_PAGE = "https://e2b.dev/dashboard?tab=keys"
 
 _Answer = TypeVar("_Answer")
@@ -115,11 +117,12 @@ async def ask(
 
 async def _end(asked: "asyncio.Future[Any]") -> None:
     """Cancel what is not done, and again until it ends: `asyncio.wait_for` of Python 3.11 can lose a cancellation."""
-    while not asked.done():
+    for _ in range(_CANCELLATIONS):
+        if asked.done():
+            break
         asked.cancel()
         await asyncio.wait([asked], timeout=0.1)
-    if not asked.cancelled():
-        asked.exception()  # looked at, so that asyncio does not complain
+    asked.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # lest asyncio complain
 
 
 class Cloud:

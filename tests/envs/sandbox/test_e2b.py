@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import gc
 import json
 import os
@@ -20,6 +21,7 @@ from e2b_machine import Machine
 from e2b_server import FakeE2B, Make, until
 
 from palestra.envs.errors import MissingPrerequisiteError, UsageError
+from palestra.envs.sandbox import e2b_cloud
 from palestra.envs.sandbox.base import KEPT_BYTES, Limits, SandboxError
 from palestra.envs.sandbox.e2b import E2BSandbox, read_report
 from palestra.envs.sandbox.e2b_cloud import ask
@@ -472,9 +474,19 @@ async def _translates() -> None:
         raise ValueError("Request was cancelled") from error
 
 
-@pytest.mark.parametrize("answer", [_swallows, _translates])
-def test_neither_cancellation_nor_time_limit_depend_on_the_sdk(answer: Callable[[], Awaitable[None]]) -> None:
+async def _outlives_us() -> None:
+    ends = time.monotonic() + 1
+    while time.monotonic() < ends:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("answer", [_swallows, _translates, _outlives_us])
+def test_neither_cancellation_nor_time_limit_depend_on_the_sdk(
+    answer: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`asyncio.wait_for` of Python 3.11 can lose a cancellation, and connectrpc raises an error of its own."""
+    monkeypatch.setattr(e2b_cloud, "_CANCELLATIONS", 3)
 
     async def cancelled() -> None:
         asked = asyncio.create_task(ask("answer", answer(), None))
