@@ -4,9 +4,11 @@ Used where the host process may make some (as root, mostly); version 1 and 2. Th
 executions, named after the process that made them; what a killed process left is removed by the next one.
 """
 
+import errno
 import itertools
 import os
 import re
+import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ from palestra.envs.sandbox.inside.execution import Group
 
 _ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "palestra-"
+_BURIAL_S = 2.0
 _NAME = re.compile(_PREFIX + r"(?P<pid>[0-9]+)-(?P<started>[0-9]+)-[0-9a-f]{8}-[0-9]+")
 
 
@@ -77,11 +80,21 @@ class ControlGroups:
         )
 
     def close(self) -> None:
-        """Remove them; twice is fine."""
+        """Remove them; twice is fine. One whose processes the kernel has not buried yet is waited for, a while."""
+        ends = time.monotonic() + _BURIAL_S
         for folder in self._folders:
-            with suppress(OSError):
-                folder.rmdir()
+            while _is_busy(folder) and time.monotonic() < ends:
+                time.sleep(0.01)
         self._folders.clear()
+
+
+def _is_busy(folder: Path) -> bool:
+    """Remove a group, or say that there are processes in it."""
+    try:
+        folder.rmdir()
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    return False
 
 
 def _started(pid: int) -> str:

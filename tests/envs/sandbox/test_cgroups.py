@@ -1,4 +1,6 @@
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,6 +47,23 @@ def test_groups_have_different_names(mounted: Path) -> None:
     others = ControlGroups(MEMORY, 7, mounted)
     made = [path for source in (groups, groups, others) for path in source.new().procs]
     assert len(set(made)) == len(made)
+
+
+def test_a_group_whose_processes_are_just_dying_is_removed(mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = ControlGroups(MEMORY, 7, mounted)
+    made = {Path(path).parent for path in groups.new().procs}
+    tries: list[Path] = []
+
+    def rmdir(folder: Path) -> None:
+        tries.append(folder)
+        if tries.count(folder) < 3:
+            raise OSError(errno.EBUSY, "processes are in it")
+        shutil.rmtree(folder)  # the kernel's files go with their folder
+
+    monkeypatch.setattr(Path, "rmdir", rmdir)
+    groups.close()
+    assert {folder: tries.count(folder) for folder in tries} == dict.fromkeys(made, 3)
+    assert not any(folder.exists() for folder in made)
 
 
 def leave(root: Path, name: str) -> list[Path]:
