@@ -11,6 +11,7 @@ from typing import Any
 from palestra.envs.checks.base import Problem, Subject
 from palestra.envs.core import TextEnv
 from palestra.envs.episode import Demonstration, Reward, Task
+from palestra.envs.errors import MissingPrerequisiteError
 
 _METHODS: dict[str, tuple[type, ...]] = {
     "grade": (Reward,),
@@ -58,7 +59,7 @@ def _look(subject: Subject, env: TextEnv) -> None:
                     break
             env.anchor()
         env.guess(task, random.Random(0))
-    except _WrongTypeError:
+    except (_WrongTypeError, MissingPrerequisiteError):
         raise
     except Exception:
         return  # for the checks that follow, which say more about it

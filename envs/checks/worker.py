@@ -91,7 +91,8 @@ def _check(subjects: Mapping[str, Subject], tell: Tell) -> dict[str, Any]:
 def _splits(subjects: Mapping[str, Subject], tell: Tell) -> dict[str, Any]:
     tell("splits")
     if any(found_by("types", subject) for subject in subjects.values()):
-        return {}  # each variant's own check will say it
+        # Each variant's own check will say it.
+        return {"ends": any(subject.interrupted for subject in subjects.values())}
     problems = [(variant, asdict(problem)) for variant, problem in splits_are_disjoint(subjects)]
     return {"problems": problems, "measures": {variant: subject.measures for variant, subject in subjects.items()}}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from palestra.envs import spec
-from palestra.envs.checks import Problem, Report, Settings, check
+from palestra.envs.checks import Problem, Report, Settings, check, worker
 from palestra.envs.checks.base import Subject, surely_above, wilson
 from palestra.envs.checks.families import CHECKS, found_by
 from palestra.envs.checks.leaks import copies
@@ -37,6 +37,18 @@ def test_a_wrong_type_is_said_once(method: str) -> None:
     [report, _] = check([f"toy/Wrong-{method}-v0"], settings=SMALL)
     assert [p.check for p in report.problems if "the checks after" not in p.message] == ["types"]
     assert WRONG_TYPES[method][1] in report.problems[0].message
+
+
+def test_a_worker_ends_when_its_look_at_types_was_cut_off(
+    limits: TimeLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(name: str, subject: Subject) -> list[Problem]:
+        subject.interrupted = True
+        return [Problem(name, "a call does not return in time")]
+
+    monkeypatch.setattr(worker, "found_by", cut_off)
+    subjects = {"test": Subject("toy/Sound-v0", "test", SMALL, limits)}
+    assert worker._splits(subjects, lambda doing: None) == {"ends": True}
 
 
 def test_a_sound_environment_has_no_problems(limits: TimeLimits) -> None:
