@@ -39,9 +39,7 @@ def test_a_wrong_type_is_said_once(method: str) -> None:
     assert WRONG_TYPES[method][1] in report.problems[0].message
 
 
-def test_a_worker_ends_when_its_look_at_types_was_cut_off(
-    limits: TimeLimits, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_ends_when_its_look_at_types_was_cut_off(limits: TimeLimits, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut_off(name: str, subject: Subject) -> list[Problem]:
         subject.interrupted = True
         return [Problem(name, "a call does not return in time")]
