@@ -42,8 +42,8 @@ def splits_are_disjoint(subjects: Mapping[str, Subject]) -> Iterator[tuple[str, 
                 variant,
                 Problem(
                     "tasks",
-                    f"only {len(found.keys)} different tasks in {found.draws} draws; let `sample` vary more, or make "
-                    f"sure that `key` tells its tasks apart.",
+                    f"only {len(found.keys)} different tasks in {found.draws} draws; let `sample` vary more, give "
+                    "more rows, or make sure that `key` tells its tasks apart.",
                 ),
             )
     for one, other in combinations(drawn, 2):

@@ -1,14 +1,17 @@
 """The process that checks run in: jobs as JSON lines on standard input, events and results on standard output.
 
 Run as `python -m palestra.envs.checks.worker`. What an environment prints or reads does not meet the jobs:
-their pipes are moved away from the standard descriptors first.
+their pipes are moved away from the standard descriptors first. It ends when whoever gives the jobs does, however that
+ends.
 """
 
 import importlib
 import json
 import os
+import select
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from threading import Thread
 from typing import Any, TextIO
 
 from palestra.envs.checks.base import Problem, Settings, Subject
@@ -30,6 +33,7 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
+    Thread(target=_end_with_parent, args=(jobs.fileno(),), daemon=True).start()
     with TimeLimits(may_exit=True) as limits:
         for line in jobs:
             job = json.loads(line)
@@ -37,6 +41,14 @@ def main() -> None:
             _send(replies, {"result": result})
             if result.get("ends"):
                 return
+
+
+def _end_with_parent(jobs: int) -> None:
+    """Wait until nobody holds the other end of the pipe, and end the process in the middle of whatever it does."""
+    hang_up = select.poll()
+    hang_up.register(jobs, 0)
+    hang_up.poll()
+    os._exit(1)
 
 
 def _do(job: Job, limits: TimeLimits, tell: Tell) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 """Each check catches the toy that is broken in its way, and lets the sound one pass."""
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 
 import pytest
 from broken_envs import WRONG_TYPES, Sound
@@ -47,6 +51,24 @@ def test_a_worker_ends_when_its_look_at_types_was_cut_off(limits: TimeLimits, mo
     monkeypatch.setattr(worker, "found_by", cut_off)
     subjects = {"test": Subject("toy/Sound-v0", "test", SMALL, limits)}
     assert worker._splits(subjects, lambda doing: None) == {"ends": True}
+
+
+def test_a_worker_ends_with_its_parent_in_the_middle_of_a_job() -> None:
+    endless = asdict(replace(SMALL, fuzz=10**9))
+    job = {"kind": "check", "env": "palestra/Dice-v0", "module": "", "variants": ["test"], "settings": endless}
+    with subprocess.Popen(
+        [sys.executable, "-m", "palestra.envs.checks.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+        assert any(json.loads(line)["doing"].startswith("fuzz") for line in process.stdout)
+        try:
+            # Closes its input as the end of a parent does, and reads on: a reply that nobody takes would end it, too.
+            process.communicate(timeout=30)
+        finally:
+            process.kill()
 
 
 def test_a_sound_environment_has_no_problems(limits: TimeLimits) -> None:
