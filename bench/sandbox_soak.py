@@ -34,7 +34,12 @@ SESSIONS = 0.02
 CHECKPOINTS = 50
 WARM_UP = 0.2
 """Share of the run before which memory may grow."""
-MOST_RISE = {"rss_kib": (25.0, 2048.0), "inside_rss_kib": (25.0, 2048.0), "blocks": (200.0, 1000.0)}
+MOST_RISE = {
+    "rss_kib": (25.0, 2048.0),
+    "inside_rss_kib": (25.0, 2048.0),
+    "blocks": (200.0, 1000.0),
+    "given_kib": (25.0, 2048.0),
+}
 """Count -> what it may rise by per 1,000 executions after that, as the slope of a line; and in all, which is no fault
 either: caches, our own records, and how the allocator places things show in a short run."""
 BATCH_LIMIT_S = 600.0
@@ -51,6 +56,8 @@ class Census:
     """Memory of this process."""
     blocks: int
     """What Python itself has allocated: exact, where memory in use also shows how the allocator places things."""
+    given_kib: int
+    """What malloc has given out and not got back: exact too, but not what Python's own allocator takes past it."""
     threads: int
     descriptors: int
     mounts: int
@@ -137,6 +144,22 @@ def _trim() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+class _MallocInfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc 2.33 and newer; arenas are summed up."""
+
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]
+
+
+def _given_kib() -> int:
+    with suppress(OSError, AttributeError):
+        tell = ctypes.CDLL("libc.so.6").mallinfo2
+        tell.restype = _MallocInfo
+        told = tell()
+        return int(told.uordblks + told.hblkhd) // 1024
+    return 0
+
+
 def _lines(path: str) -> int:
     with suppress(OSError):
         return Path(path).read_bytes().count(b"\n")
@@ -171,6 +194,7 @@ class Watch:
         return Census(
             rss_kib=_rss_kib("self"),
             blocks=sys.getallocatedblocks(),
+            given_kib=_given_kib(),
             threads=threading.active_count(),
             descriptors=_entries("/proc/self/fd"),
             mounts=self._mounts(),
