@@ -6,7 +6,10 @@ from importlib import resources
 from typing import Any
 
 _PACKAGE = "palestra.envs.sandbox.inside"
-_MODULES = ("wire", "jail", "packets", "files", "child", "execution", "supervisor", "zygote", "container")
+_MODULES = (
+    *("wire", "jail", "packets", "files", "scheduling", "sweep", "child", "execution", "supervisor", "zygote"),
+    "container",
+)
 """In an order in which each comes after those that it imports."""
 _BOOT = """\
 import json, os, sys, types

@@ -18,7 +18,7 @@ from palestra.envs.sandbox.inside.wire import KEY_BYTES, TO_HOST, TO_RUNNER, Dec
 from palestra.envs.sandbox.worker import ENDED, Cancel, Worker, WorkerSession
 from palestra.envs.sandbox.worker import START_LIMIT_S as WORKER_START_LIMIT_S
 
-_SLACK_S = START_LIMIT_S + INTERRUPT_GRACE_S + 2 * GRACE_S
+_SLACK_S = START_LIMIT_S + INTERRUPT_GRACE_S + 3 * GRACE_S
 """Seconds beyond its own time limit after which an answer is not waited for any longer."""
 
 

@@ -21,6 +21,7 @@ from palestra.envs.sandbox.containers import (
     reap,
     require_isolation,
 )
+from palestra.envs.sandbox.inside import scheduling
 from palestra.envs.sandbox.local import PRELOADED, rlimits
 from palestra.envs.sandbox.pool import PoolSandbox
 from palestra.envs.sandbox.worker import Worker
@@ -92,6 +93,7 @@ class DockerSandbox(PoolSandbox):
             "seccomp": f"docker's profile, and a deny-list of {len(self._filter) // 8} instructions",
             "processes": "one, with threads" if limits.processes is False else f"at most {limits.tasks} with threads",
             "memory": f"{limits.memory_mib} MiB, of all processes together (control group)",
+            "processors": scheduling.in_words(facts["yielding"]),
             "/tmp": f"{limits.tmp_mib} MiB, {limits.files} files",
             "image": self._image,
             "python": facts["python"],

@@ -21,6 +21,7 @@ from palestra.envs.sandbox import seccomp
 from palestra.envs.sandbox.base import IsolationUnavailableError, Limits, SandboxError
 from palestra.envs.sandbox.bundle import boot_arguments, bundle, memory_file
 from palestra.envs.sandbox.cgroups import ControlGroups
+from palestra.envs.sandbox.inside import scheduling
 from palestra.envs.sandbox.inside.execution import Child
 from palestra.envs.sandbox.layout import DEVICES, PYTHON, SITE, UNPRIVILEGED_ID, Launcher
 from palestra.envs.sandbox.pool import PoolSandbox
@@ -101,6 +102,7 @@ class LocalSandbox(PoolSandbox):
             "processes": f"at most {limits.tasks} with threads" if self.processes else "one, with threads",
             "memory": f"{limits.memory_mib} MiB, "
             + ("of all processes together (control group)" if self._groups else "by address space (no control group)"),
+            "processors": scheduling.in_words(facts["yielding"]),
             "/tmp": f"{limits.tmp_mib} MiB, {limits.files} files",
             "python": facts["python"],
             "packages": ", ".join(f"{name} {number}" for name, number in facts["packages"].items() if number),
@@ -128,6 +130,7 @@ class LocalSandbox(PoolSandbox):
             "tmpfs": f"size={limits.tmp_mib}m,nr_inodes={limits.files},mode=1777",
             "devices": [f"/dev/{name}" for name in DEVICES],
             "filter": seccomp.build(fork=self.processes).hex(),
+            "yielding": scheduling.has_autogroups(),
         }
         return ProcessWorker(
             lambda control: self._launch(control, config),
@@ -170,6 +173,8 @@ def rlimits(limits: Limits) -> dict[str, int]:
         "MEMLOCK": 0,
         "MSGQUEUE": 0,
         "SIGPENDING": 256,
+        "NICE": 0,
+        "RTPRIO": 0,
     }
 
 

@@ -64,6 +64,7 @@ class UnsafeProcess(PoolSandbox):
             "tmpfs": "",
             "devices": [],
             "filter": "",
+            "yielding": False,
         }
         return ProcessWorker(
             lambda control: self._launch(control, config), spares=1, new_group=None, settle=_end_what_is_left

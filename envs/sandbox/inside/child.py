@@ -54,6 +54,8 @@ class Confinement:
     """Name without `RLIMIT_` -> soft and hard limit."""
     filter: bytes
     """The seccomp program; empty: none."""
+    yielding: bool
+    """Whether it gives way to all that wants a processor; see `scheduling`."""
 
 
 def live(sock: socket.socket, confinement: Confinement) -> None:
@@ -100,6 +102,8 @@ def _harden(confinement: Confinement) -> int:
         os.close(proc_self)
     os.chdir(WORK if confinement.isolation != "none" else tempfile.mkdtemp(dir=os.environ["HOME"]))
     folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    if confinement.yielding:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     for name, value in confinement.rlimits.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     if confinement.isolation != "none":

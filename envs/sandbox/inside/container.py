@@ -15,12 +15,12 @@ import socket
 from contextlib import suppress
 from typing import Any
 
-from palestra.envs.sandbox.inside import files, jail, zygote
+from palestra.envs.sandbox.inside import files, jail, scheduling, zygote
 from palestra.envs.sandbox.inside.execution import Child, Group, InfrastructureError, Outcome, RefusedError
-from palestra.envs.sandbox.inside.supervisor import Supervisor
+from palestra.envs.sandbox.inside.supervisor import GRACE_S, Supervisor
+from palestra.envs.sandbox.inside.sweep import OutrunError, sweep
 from palestra.envs.sandbox.inside.wire import KEY_BYTES, TO_HOST, TO_RUNNER, Decoder, Encoder, Message, WireError
 
-_SWEEPS = 50
 _KILL_COUNTS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _TASK_COUNTS = ("/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current")
 _OURS = 2
@@ -39,7 +39,8 @@ def main(config: dict[str, Any]) -> None:
         null = os.open("/dev/null", os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
-        zygote.main(config | {"control": theirs.detach()})
+        yielding = scheduling.is_contained() or scheduling.has_autogroups()
+        zygote.main(config | {"control": theirs.detach(), "yielding": yielding})
         os._exit(0)
     theirs.close()
     jail.set_dumpable(False)
@@ -201,18 +202,12 @@ class _Container:
         return self._tasks >= 0 and int(os.pread(self._tasks, 32, 0)) <= tasks
 
     def _sweep(self) -> None:
-        """Kill all processes but this one and the zygote."""
-        for _ in range(_SWEEPS):
-            left = [pid for pid in _processes() if pid not in (1, self._zygote_pid)]
-            if not left:
-                break
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self._reap()
-        else:
-            os.kill(-1, signal.SIGKILL)  # all at once, the zygote too: nothing can outrun that
-            raise OSError("processes were made faster than they could be killed")
+        """Kill all processes but this one and the zygote; the zygote too, if the others outrun us."""
+        try:
+            sweep({1, self._zygote_pid}, self._reap, GRACE_S)
+        except OutrunError:
+            os.kill(-1, signal.SIGKILL)  # all at once: nothing can outrun that
+            raise
 
     def _reap(self) -> None:
         """Collect dead processes that were left to us; the zygote collects its own children."""
@@ -224,21 +219,6 @@ class _Container:
             if pid == 0:
                 return
             self._supervisor.orphaned(pid, status, round((usage.ru_utime + usage.ru_stime) * 1e6))
-
-
-def _processes() -> list[int]:
-    """All processes but the dead that nobody has collected yet."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    state = file.read().rpartition(b")")[2].split()[0]
-            except OSError:
-                continue
-            if state not in (b"Z", b"X"):
-                found.append(int(name))
-    return found
 
 
 def _split(body: bytes, sizes: list[int]) -> list[bytes]:

@@ -32,8 +32,8 @@ from palestra.envs.sandbox.inside.execution import (
 
 START_LIMIT_S = 20.0
 """Seconds that forking and confining may take; a loaded machine must not turn into a failure of the code."""
-GRACE_S = 5.0
-"""Seconds between killing a child and giving up on its zygote."""
+GRACE_S = 10.0
+"""Seconds between killing something and giving up on what should have collected it: others may take the processors."""
 INTERRUPT_GRACE_S = 0.3
 """Seconds that an interrupted cell has to come to its end with its state kept."""
 

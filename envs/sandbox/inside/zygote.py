@@ -28,10 +28,11 @@ def main(config: dict[str, Any]) -> None:
     Args:
         config: `control` (descriptor of a socket), `preload` (names of modules), `devices` (paths to protect),
             `memory_mib` (added to the address space that we take), and what `Confinement` has: `isolation`,
-            `rlimits`, `tmpfs`, `filter` (hexadecimal).
+            `rlimits`, `tmpfs`, `filter` (hexadecimal), `yielding`.
     """
     sock = socket.socket(fileno=config["control"])
-    facts = {"python": sys.version.split()[0], "packages": _preload(config["preload"])}
+    packages = _preload(config["preload"])
+    facts = {"python": sys.version.split()[0], "packages": packages, "yielding": config["yielding"]}
     selectors.DefaultSelector = selectors.PollSelector  # type: ignore[assignment,misc]  # asyncio's; epoll is refused
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; children set their own
     isolation = config["isolation"]
@@ -41,7 +42,7 @@ def main(config: dict[str, Any]) -> None:
     if isolation != "none":
         rlimits["AS"] = _address_space() + config["memory_mib"] * _MIB
         jail.set_dumpable(False)
-    confinement = Confinement(isolation, config["tmpfs"], rlimits, bytes.fromhex(config["filter"]))
+    confinement = Confinement(isolation, config["tmpfs"], rlimits, bytes.fromhex(config["filter"]), config["yielding"])
     gc.collect()
     gc.freeze()
     sys._clear_type_cache()  # an entry that is displaced lets go of a name, which copies the name's page

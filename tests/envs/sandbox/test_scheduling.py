@@ -1,0 +1,167 @@
+"""What executions may take of the processors, and from whom."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from palestra.envs.sandbox import Sandbox
+from palestra.envs.sandbox.inside.scheduling import has_autogroups, in_words, is_contained
+
+ISOLATED = [pytest.param("local", marks=pytest.mark.sandbox), pytest.param("docker", marks=pytest.mark.docker)]
+OLD = "9:pids:/\n2:cpu,cpuacct:{path}\n0::/elsewhere\n"
+NEW = "0::{path}\n"
+TAKE = """\
+import os
+print(os.sched_getscheduler(0) == os.SCHED_IDLE)
+for policy, priority in ((os.SCHED_OTHER, 0), (os.SCHED_BATCH, 0), (os.SCHED_RR, 1), (os.SCHED_FIFO, 1)):
+    try:
+        os.sched_setscheduler(0, policy, os.sched_param(priority))
+        print("taken", policy)
+    except PermissionError:
+        pass
+if os.fork() == 0:
+    os.setsid()
+    print(os.sched_getscheduler(0) == os.SCHED_IDLE)
+    os._exit(0)
+os.wait()
+"""
+STARVE = """\
+import os, threading
+def burn():
+    while True:
+        pass
+for _ in range(40):
+    threading.Thread(target=burn, daemon=True).start()
+try:
+    while True:
+        if os.fork() == 0:
+            burn()
+except OSError:
+    burn()
+"""
+WITNESS = """\
+import select, time
+last, longest = time.monotonic(), 0.0
+print(flush=True)
+while not select.select([0], [], [], 0.02)[0]:
+    now = time.monotonic()
+    last, longest = now, max(longest, now - last)
+print(max(longest, time.monotonic() - last))
+"""
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    root.mkdir()
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+def autogroups(path: Path, groups: dict[str, str], cgroup: str, enabled: str = "1\n") -> bool:
+    proc = tree(path / "proc", {"sys/kernel/sched_autogroup_enabled": enabled, "self/cgroup": cgroup})
+    return has_autogroups(tree(path / "groups", groups), proc)
+
+
+@pytest.mark.parametrize(
+    ("groups", "cgroup"),
+    [
+        pytest.param({"cpu/release_agent": "", "cpu/cpu.shares": ""}, OLD.format(path="/"), id="version 1"),
+        pytest.param({"cgroup.controllers": "cpu"}, NEW.format(path="/"), id="version 2"),
+        pytest.param({"cgroup.controllers": "cpu", "a/b/cgroup.type": ""}, NEW.format(path="/a/b"), id="no cpu there"),
+        pytest.param({}, "", id="no control groups"),
+    ],
+)
+def test_sessions_have_their_share_at_the_top(groups: dict[str, str], cgroup: str, tmp_path: Path) -> None:
+    assert autogroups(tmp_path, groups, cgroup)
+
+
+@pytest.mark.parametrize(
+    ("groups", "cgroup"),
+    [
+        pytest.param({"cpu/release_agent": ""}, OLD.format(path="/a"), id="version 1, below"),
+        pytest.param({"cpu/cpu.shares": ""}, OLD.format(path="/"), id="version 1, container"),
+        pytest.param({"a/cpu.weight": ""}, NEW.format(path="/a"), id="version 2, below"),
+        pytest.param({"a/cpu.weight": "", "a/b/c/d": ""}, NEW.format(path="/a/b/c"), id="version 2, far below"),
+        pytest.param({"cpu.weight": "", "cgroup.type": ""}, NEW.format(path="/"), id="version 2, container"),
+        pytest.param({"cgroup.type": ""}, NEW.format(path="/"), id="version 2, container, nobody knows"),
+    ],
+)
+def test_sessions_have_none_in_a_control_group(groups: dict[str, str], cgroup: str, tmp_path: Path) -> None:
+    assert not autogroups(tmp_path, groups, cgroup)
+
+
+def test_sessions_have_none_where_that_is_switched_off_or_unknown(tmp_path: Path) -> None:
+    assert not autogroups(tmp_path, {}, NEW.format(path="/"), enabled="0\n")
+    assert not has_autogroups(tmp_path / "groups", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("groups", "contained"),
+    [
+        ({"cpu.weight": "", "cgroup.type": ""}, True),
+        ({"cpu/cpu.shares": ""}, True),
+        ({"cpu/cpu.shares": "", "cpu/release_agent": ""}, False),
+        ({"cgroup.controllers": "cpu"}, False),
+        ({}, False),
+    ],
+)
+def test_a_container_is_told_by_its_control_group(groups: dict[str, str], contained: bool, tmp_path: Path) -> None:
+    assert is_contained(tree(tmp_path / "groups", groups)) is contained
+
+
+@pytest.fixture(params=ISOLATED)
+def yielding(request: pytest.FixtureRequest, opened: Callable[[str], Sandbox]) -> Sandbox:
+    """A sandbox whose code gives way."""
+    sandbox = opened(request.param)
+    if sandbox.describe()["processors"] != in_words(True):
+        pytest.skip("here executions have no share of their own")
+    return sandbox
+
+
+def test_code_gives_way_and_cannot_take_that_back(yielding: Sandbox) -> None:
+    assert yielding.run(TAKE).stdout == "True\nTrue\n"
+
+
+def test_nobody_waits_for_a_processor_because_code_burns_them(yielding: Sandbox, clock: Callable[[], float]) -> None:
+    """On Linux 6.18 this kept normal processes from both processors for up to 14 s, with a third of the tries."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WITNESS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as witness:
+        assert witness.stdin is not None
+        assert witness.stdout is not None
+        witness.stdout.readline()
+        began, at = time.monotonic(), clock()
+        result = yielding.run(STARVE, timeout=8)
+        took, awake = time.monotonic() - began, clock() - at
+        longest = float(witness.communicate("\n")[0])
+    paused = took - awake
+    assert result.status == "timeout"
+    assert longest <= 0.5 + paused
+    assert took <= 8.5 + paused
+
+
+@pytest.mark.sandbox
+def test_code_that_computes_beside_others_has_its_share(opened: Callable[[str], Sandbox]) -> None:
+    sandbox = opened("local")
+    code = "import time\nwhile time.process_time() < 0.5: pass"
+    burners = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+        for _ in range(2 * (os.cpu_count() or 1))
+    ]
+    try:
+        time.sleep(0.3)
+        assert sandbox.run(code, timeout=20).status == "ok"
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
