@@ -80,11 +80,10 @@ def test_endless_forks_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_pid_that_is_used_again_is_killed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     processes = Processes(monkeypatch, dying=1)
-    reborn: list[Process] = [(50, 9999)]
 
     def collect() -> None:
-        if (50, 5000) not in processes.alive and reborn:
-            processes.alive[reborn.pop()] = None
+        if processes.alive.pop((50, 5000), None) is not None:
+            processes.alive[50, 9999] = None
 
     sweep({1, 7}, collect, 10)
     assert sorted(processes.kills) == [50, 50, 51]
