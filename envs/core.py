@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 import gymnasium
 
 from palestra.envs.answers import answer_of, extract_answer, plain_answer
-from palestra.envs.episode import Demonstration, ProcessTerm, Reward, Task, TaskId, Turn, seed_of
+from palestra.envs.episode import Demonstration, ProcessTerm, Reward, Task, TaskId, Turn, generator, seed_of
 from palestra.envs.errors import UsageError, unknown_name
 from palestra.envs.spaces import Unicode
-from palestra.envs.splits import Recent, hash64, split_cell
+from palestra.envs.splits import Cell, Recent, split_cell
 from palestra.envs.toolcalls import SYNTAXES, ToolCall, format_tool_call, parse_tool_calls, rewrite_tool_calls
 from palestra.envs.tools.base import EpisodeState, Tool, ToolError
 
@@ -82,7 +82,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         self._check_declarations()
         self._toolbox = {tool.name: tool for tool in self.tools}
         self.blocking = self.blocking or any(tool.blocking for tool in self.tools)
-        self._cell = split_cell(self.variants, variant)
+        self._cell = Cell.of(self.variants, variant)
         self.observation_space = Unicode(MAX_TEXT)
         self.action_space = Unicode(MAX_TEXT, examples=self.example_actions())
         self._index: int | None = None
@@ -170,7 +170,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         Raises:
             RuntimeError: No draw in 20,000 falls into the share: the generator has too few tasks.
         """
-        rng = random.Random(seed_of(self.env_id, self.variant, index))
+        rng = generator(seed_of(self.env_id, self.variant, index))
         for _ in range(_MAX_DRAWS):
             task = self.sample(rng)
             if self.owns(task.key):
@@ -182,8 +182,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
 
     def owns(self, key: str) -> bool:
         """Return whether a task with this key belongs to the variant; a `sample` that is slow may ask early."""
-        low, high = self._cell
-        return low <= hash64(f"{self.env_id}|{key}") / 2**64 < high
+        return self._cell.holds(self.env_id, key)
 
     def distinct_indices(self, count: int, *, or_all: bool = False) -> list[int]:
         """Return the first `count` indices whose tasks all differ in key; `or_all`: all there are, if fewer.

@@ -1,5 +1,7 @@
 """What an episode is made of: a task with its identity, turns, and what is paid for them."""
 
+import _random
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -28,6 +30,14 @@ class TaskId:
 def seed_of(env: str, variant: str, index: int, purpose: str = "task") -> int:
     """Return what `TaskId.seed` does, without making one."""
     return hash64(f"{purpose}|{env}|{variant}|{index}")
+
+
+def generator(seed: int) -> random.Random:
+    """Return `random.Random(seed)`, without the three functions in Python that it goes through."""
+    made = random.Random.__new__(random.Random)
+    _random.Random.seed(made, seed)
+    made.gauss_next = None
+    return made
 
 
 # Not frozen dataclasses, because a step makes some of them and those take three times as long. A task, which episodes

@@ -19,7 +19,7 @@ from palestra.envs.answers import extract_answer
 from palestra.envs.core import Demonstration, Reward, Task, TextEnv
 from palestra.envs.errors import UsageError
 from palestra.envs.expressions import in_lowest_terms, named_value, parse_fraction
-from palestra.envs.splits import hash64, split_cell
+from palestra.envs.splits import Cell, hash64
 from palestra.envs.syntax.lenient_json import finite, refuse
 from palestra.envs.toolcalls import parse_tool_calls
 
@@ -60,7 +60,7 @@ class QuestionEnv(TextEnv):
 
     def __init__(self, variant: str = "train", render_mode: str | None = None) -> None:
         super().__init__(variant, render_mode)
-        self._cell = _cell([name for name in self.variants if self._file(name) == self._file(variant)], variant)
+        self._cell = Cell.of([name for name in self.variants if self._file(name) == self._file(variant)], variant)
         if variant not in self._shares:
             self._shares[variant] = self._share()
         self._tasks = self._shares[variant]
@@ -145,16 +145,6 @@ def canonical(answer: str) -> str:
 def _name(answer: str) -> str:
     """Return what an answer says the value of, "" if it does not."""
     return named_value(answer)[0].casefold()
-
-
-def _cell(sharing: list[str], variant: str) -> tuple[float, float]:
-    """Return the share of a file's rows that a variant has; `sharing` are those that use the file."""
-    low, high = split_cell(dict.fromkeys(sharing), variant)
-    if all(name.startswith("train") for name in sharing):
-        return 0.0, 1.0
-    if not any(name.startswith("train") for name in sharing):
-        return 2 * low - 1, 2 * high - 1
-    return low, high
 
 
 def read_tasks(file: Path, read: Callable[[Mapping[str, Any]], tuple[str, Any]]) -> dict[str, Task]:

@@ -3,29 +3,64 @@
 Invariant: variants that are not both for training share no task, whatever their generators draw.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import blake2b
+from math import ceil
 from struct import Struct
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 _T = TypeVar("_T")
+_HASHES = 2**64
 _BIG_ENDIAN = Struct(">Q").unpack
 
 
-def split_cell(variants: Mapping[str, Any], variant: str) -> tuple[float, float]:
+def split_cell(variants: Iterable[str], variant: str) -> tuple[float, float]:
     """Return the share [low, high) of the hashed key space that belongs to a variant.
 
     Variants whose name starts with `train` share the lower half; every other variant owns an equal part of
     the upper half. Two variants that are not both for training are therefore disjoint by key, whatever their
-    generators draw. Adding or reordering variants changes the parts: raise the environment's version then.
+    generators draw. Where all are for training, or none is, the whole is shared instead of a half. Adding or
+    reordering variants changes the parts: raise the environment's version then.
     """
+    names = list(variants)
+    held_out = [name for name in names if not name.startswith("train")]
+    middle = 1.0 if not held_out else 0.5 if len(held_out) < len(names) else 0.0
     if variant.startswith("train"):
-        return 0.0, 0.5
-    held_out = [name for name in variants if not name.startswith("train")]
-    width = 0.5 / len(held_out)
+        return 0.0, middle
+    width = (1.0 - middle) / len(held_out)
     position = held_out.index(variant)
-    high = 1.0 if position == len(held_out) - 1 else 0.5 + width * (position + 1)
-    return 0.5 + width * position, high
+    high = 1.0 if position == len(held_out) - 1 else middle + width * (position + 1)
+    return middle + width * position, high
+
+
+class Cell(NamedTuple):
+    """A share of an environment's keys: those whose `hash64` is in [low, high)."""
+
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, variants: Iterable[str], variant: str) -> "Cell":
+        """Return a variant's, as `split_cell` says."""
+        low, high = split_cell(variants, variant)
+        return cls(ceil(low * _HASHES), ceil(high * _HASHES))
+
+    def holds(self, env_id: str, key: str) -> bool:
+        """Return whether a key of the environment falls into it."""
+        low, high = self
+        if high - low == _HASHES:
+            return True
+        hashed = _begun(env_id).copy()
+        hashed.update(key.encode("utf-8", "surrogatepass"))
+        number: int = _BIG_ENDIAN(hashed.digest())[0]
+        return low <= number < high
+
+
+@lru_cache(maxsize=512)
+def _begun(env_id: str) -> blake2b:
+    """Return the hash of what all keys of an environment begin with."""
+    return blake2b(f"{env_id}|".encode("utf-8", "surrogatepass"), digest_size=8)
 
 
 def hash64(text: str) -> int:

@@ -84,9 +84,9 @@ class GeneralPoints(FormulaGame):
     reworded: bool = False
     """Whether the task is put in words that training does not use."""
 
-    def __init__(self, variant: str = "train", render_mode: str | None = None) -> None:
-        super().__init__(variant, render_mode)
-        self._cell = (0.0, 1.0)  # `sample` splits by the values of the cards; keys also hold the rule
+    def owns(self, key: str) -> bool:
+        """All that is drawn: `sample` splits by the values of the cards; keys also hold the rule."""
+        return True
 
     def sample(self, rng: random.Random) -> Task:
         """Draw a rule and a hand that can be solved and falls into the variant's share.

@@ -132,7 +132,7 @@ class Broken(TextEnv):
 def test_an_author_cannot_pay_undeclared_rewards(monkeypatch: pytest.MonkeyPatch, reward: Reward, part: str) -> None:
     monkeypatch.setattr(Broken, "env_id", "t/Broken-v0")
     monkeypatch.setattr(Broken, "variants", {"train": {"reward": reward}})
-    monkeypatch.setattr("palestra.envs.core.split_cell", lambda *_: (0.0, 1.0))
+    monkeypatch.setattr("palestra.envs.splits.split_cell", lambda *_: (0.0, 1.0))
     env = Broken()
     env.reset(seed=0)
     with pytest.raises(ValueError, match=part):
@@ -142,7 +142,7 @@ def test_an_author_cannot_pay_undeclared_rewards(monkeypatch: pytest.MonkeyPatch
 def test_too_few_tasks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Broken, "env_id", "t/Broken-v0")
     monkeypatch.setattr(Broken, "variants", {"train": {}})
-    monkeypatch.setattr("palestra.envs.core.split_cell", lambda *_: (0.0, 1.0))
+    monkeypatch.setattr("palestra.envs.splits.split_cell", lambda *_: (0.0, 1.0))
     with pytest.raises(UsageError, match="about 1 different tasks, not 5"):
         Broken().distinct_indices(5)
 

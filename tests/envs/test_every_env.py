@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from palestra.envs import make, specs
-from palestra.envs.core import TextEnv, split_cell
+from palestra.envs.core import TextEnv
 
 # Adapted suites (`palestra/rg/...`) have tests of their own.
 ALL = [(spec.id, v) for spec in specs() if re.fullmatch(r"palestra/[^/]+", spec.id) for v in spec.variants]
@@ -70,14 +70,6 @@ def test_splits_share_no_key(env_id: str) -> None:
 @pytest.mark.parametrize("env_id", sorted({e for e, _ in ALL}))
 def test_splits_share_no_key_on_3000_draws(env_id: str) -> None:
     assert_disjoint(env_id, 3_000)
-
-
-def test_disjointness_does_not_rest_on_the_generators() -> None:
-    variants = {"train": {}, "train-x": {}, "test": {}, "a": {}, "b": {}}
-    cells = [split_cell(variants, v) for v in ("train", "test", "a", "b")]
-    assert cells[0] == split_cell(variants, "train-x") == (0.0, 0.5)
-    assert [low for low, _ in cells[1:]] == [high for _, high in cells[:-1]]
-    assert cells[-1][1] == 1.0
 
 
 def play_chance(env: TextEnv, index: int, rng: random.Random) -> float:

@@ -229,7 +229,7 @@ def env(monkeypatch: pytest.MonkeyPatch) -> Iterator[TextEnv]:
 
     monkeypatch.setattr(Guess, "env_id", "t/Guess-v0")
     monkeypatch.setattr(Guess, "variants", {"train": {}})
-    monkeypatch.setattr("palestra.envs.core.split_cell", lambda *_: (0.0, 1.0))
+    monkeypatch.setattr("palestra.envs.splits.split_cell", lambda *_: (0.0, 1.0))
     with Guess() as made:
         yield made
 
