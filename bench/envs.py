@@ -24,9 +24,12 @@ from typing import Any, NamedTuple
 from envs_contenders import CONTENDERS, Contender
 
 HERE = Path(__file__).parent
-OURS = {"guess": "palestra guess", "sum": "palestra sum", "item": "palestra item"}
-GROUPS = {"guess": "palestra guess, groups", "sum": "palestra sum, groups"}
-ROWS = {"sum": "palestra sum, rows", "retry": "palestra retry"}
+OURS = {
+    "our time / this": {"guess": "palestra guess", "sum": "palestra sum", "item": "palestra item"},
+    "ours in groups / this": {"guess": "palestra guess, groups", "sum": "palestra sum, groups"},
+    "ours unsplit / this": {"guess": "palestra guess, unsplit"},
+    "ours from rows / this": {"sum": "palestra sum, rows", "retry": "palestra retry"},
+}
 _RESAMPLES = 2_000
 _ROUND_LIMIT = {"verifiers sum": 2}
 """Rounds of systems of which one takes long."""
@@ -204,13 +207,12 @@ def report(rows: dict[str, Row], notes: list[str], many: dict[str, float], round
     ]
     for task in dict.fromkeys(row.contender.task for row in rows.values()):
         lines += [
-            f"| {task} | | n steps | CPU us per step | episodes per CPU-s "
-            "| our time / this | ours in groups / this | ours from rows / this |",
-            "|---|---|---|---|---|---|---|---|",
+            f"| {task} | | n steps | CPU us per step | episodes per CPU-s | {' | '.join(OURS)} |",
+            f"|{'---|' * (5 + len(OURS))}",
         ]
         for row in rows.values():
             if row.contender.task == task:
-                ours = (OURS.get(task), GROUPS.get(task), ROWS.get(task))
+                ours = [names.get(task) for names in OURS.values()]
                 beside = [interval(ratios(rows[name], row)) if name in rows else "-" for name in ours]
                 title = f"{row.name.partition(' ')[0]} {row.version}".strip()
                 lines.append(

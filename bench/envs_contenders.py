@@ -38,6 +38,9 @@ CONTENDERS = {
     "palestra guess, groups": Contender(
         "guess", "palestra", lambda: tasks.palestra_guess(GROUP), f"a new number every {GROUP} episodes"
     ),
+    "palestra guess, unsplit": Contender(
+        "guess", "palestra", tasks.palestra_unsplit_guess, "a new number each episode, nothing held out"
+    ),
     "bare guess": Contender("guess", "", tasks.bare_guess, "a class with reset and step"),
     "gymnasium guess": Contender("guess", "gymnasium", tasks.gymnasium_guess, "the bare class in `gymnasium.make`"),
     "gem guess": Contender("guess", "gem-llm", lambda: peers.gem_guess(False), "its own game"),

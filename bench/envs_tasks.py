@@ -122,6 +122,16 @@ def palestra_guess(group: int = 1) -> Iterator[Play]:
 
 
 @contextlib.contextmanager
+def palestra_unsplit_guess() -> Iterator[Play]:
+    """A new number each episode; nothing is held out for tests, as in the others' games."""
+    from palestra.envs import register
+
+    guess, _ = palestra_envs()
+    whole = register("bench/Unsplit-v0", variants={"train": {}})(type("Unsplit", (guess,), {"__module__": __name__}))
+    yield _ours(whole(), TAGGED, 1, 200)
+
+
+@contextlib.contextmanager
 def palestra_sum(group: int = 1) -> Iterator[Play]:
     """A new question each episode, or each `group`."""
     _, add = palestra_envs()
