@@ -56,7 +56,11 @@ def plain_answer(text: str) -> str | None:
 
     Most turns that answer are so, and need no closer look.
     """
-    found = _PLAIN(text) if len(text) <= MAX_ANSWER else None
+    if len(text) > MAX_ANSWER:
+        return None
+    if text[:8] == "<answer>" and text[-9:] == "</answer>" and (word := text[8:-9]).isalnum():
+        return word
+    found = _PLAIN(text)
     return found[1].strip() if found else None
 
 

@@ -258,7 +258,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             self._answers += 1
         else:
             kind = "tool" if turn.calls else "malformed"
-        process = dict(self.process(task, turns))
+        earned = self.process(task, turns)
+        process = dict(earned) if earned else {}
         reward = self.judge(task, turn)
         outcome = 0.0
         if reward is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from palestra.envs.splits import hash64
+from palestra.envs.splits import hash64_after
 from palestra.envs.syntax.calls import ToolCall
 
 
@@ -29,7 +29,7 @@ class TaskId:
 
 def seed_of(env: str, variant: str, index: int, purpose: str = "task") -> int:
     """Return what `TaskId.seed` does, without making one."""
-    return hash64(f"{purpose}|{env}|{variant}|{index}")
+    return hash64_after(f"{purpose}|{env}|{variant}", str(index))
 
 
 def generator(seed: int) -> random.Random:

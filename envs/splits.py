@@ -51,22 +51,28 @@ class Cell(NamedTuple):
         low, high = self
         if high - low == _HASHES:
             return True
-        hashed = _begun(env_id).copy()
-        hashed.update(key.encode("utf-8", "surrogatepass"))
-        number: int = _BIG_ENDIAN(hashed.digest())[0]
-        return low <= number < high
-
-
-@lru_cache(maxsize=512)
-def _begun(env_id: str) -> blake2b:
-    """Return the hash of what all keys of an environment begin with."""
-    return blake2b(f"{env_id}|".encode("utf-8", "surrogatepass"), digest_size=8)
+        return low <= hash64_after(env_id, key) < high
 
 
 def hash64(text: str) -> int:
     """Hash to 64 bits, the same in every process."""
-    number: int = _BIG_ENDIAN(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())[0]
+    number: int = _BIG_ENDIAN(_begun(text).digest())[0]
     return number
+
+
+def hash64_after(name: str, text: str) -> int:
+    """Return `hash64(f"{name}|{text}")`, sooner where many texts follow one name."""
+    hashed = _begun_once(f"{name}|").copy()
+    hashed.update(text.encode("utf-8", "surrogatepass"))
+    number: int = _BIG_ENDIAN(hashed.digest())[0]
+    return number
+
+
+def _begun(text: str) -> blake2b:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
+
+
+_begun_once = lru_cache(maxsize=512)(_begun)
 
 
 class Recent(Generic[_T]):
