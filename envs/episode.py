@@ -36,7 +36,7 @@ def generator(seed: int) -> random.Random:
     """Return `random.Random(seed)`, without the three functions in Python that it goes through."""
     made = random.Random.__new__(random.Random)
     _random.Random.seed(made, seed)
-    made.gauss_next = None
+    made.gauss_next = None  # type: ignore[attr-defined]
     return made
 
 
