@@ -5,7 +5,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,29 +32,7 @@ if os.fork() == 0:
     os._exit(0)
 os.wait()
 """
-STARVE = """\
-import os, threading
-def burn():
-    while True:
-        pass
-for _ in range(40):
-    threading.Thread(target=burn, daemon=True).start()
-try:
-    while True:
-        if os.fork() == 0:
-            burn()
-except OSError:
-    burn()
-"""
-WITNESS = """\
-import select, time
-last, longest = time.monotonic(), 0.0
-print(flush=True)
-while not select.select([0], [], [], 0.02)[0]:
-    now = time.monotonic()
-    last, longest = now, max(longest, now - last)
-print(max(longest, time.monotonic() - last))
-"""
+BENCH = Path(__file__).parents[3] / "bench"
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
@@ -128,26 +108,24 @@ def test_code_gives_way_and_cannot_take_that_back(yielding: Sandbox) -> None:
     assert yielding.run(TAKE).stdout == "True\nTrue\n"
 
 
-def test_nobody_waits_for_a_processor_because_code_burns_them(yielding: Sandbox, clock: Callable[[], float]) -> None:
-    """On Linux 6.18 this kept normal processes from both processors for up to 14 s, with a third of the tries."""
-    with subprocess.Popen(
-        [sys.executable, "-c", WITNESS],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as witness:
-        assert witness.stdin is not None
-        assert witness.stdout is not None
-        witness.stdout.readline()
+@pytest.fixture
+def starving(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCH))
+    return import_module("sandbox_starving")
+
+
+def test_nobody_waits_for_a_processor_because_code_burns_them(
+    yielding: Sandbox, clock: Callable[[], float], starving: Any
+) -> None:
+    """On Linux 6.18 this kept normal processes from both processors for up to 14 s, in a third of the tries."""
+    with starving.Witness() as witness:
         began, at = time.monotonic(), clock()
-        result = yielding.run(STARVE, timeout=8)
+        result = yielding.run(starving.BURN, timeout=8)
         took, awake = time.monotonic() - began, clock() - at
-        longest = float(witness.communicate("\n")[0])
     paused = took - awake
     assert result.status == "timeout"
-    assert longest <= 0.5 + paused
-    assert took <= 8.5 + paused
+    assert witness.waited_s <= 1.5 + paused
+    assert took <= 9.5 + paused
 
 
 @pytest.mark.sandbox
