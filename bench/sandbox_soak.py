@@ -43,7 +43,7 @@ MOST_RISE = {
 """Count -> what it may rise by per 1,000 executions after that, as the slope of a line; and in all, which is no fault
 either: caches, our own records, and how the allocator places things show in a short run."""
 BATCH_LIMIT_S = 600.0
-_SETTLE_S = 10.0
+_SETTLE_S = _STEADY_S = 10.0
 _KEPT_FAULTS = 20
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 
@@ -215,9 +215,9 @@ class Watch:
         return census
 
     def steady(self) -> Census:
-        """Count until the counts stay the same for a second."""
+        """Count until the counts stay the same for longer than a container takes to start."""
         seen, since = self.census(), time.monotonic()
-        while time.monotonic() < since + 1.0:
+        while time.monotonic() < since + _STEADY_S:
             time.sleep(0.1)
             if changed(seen, now := self.census(), _STEADY):
                 seen, since = now, time.monotonic()
