@@ -20,6 +20,7 @@ import tempfile
 import threading
 import traceback
 import types
+from contextlib import suppress
 from dataclasses import dataclass
 from types import CodeType, TracebackType
 
@@ -103,7 +104,8 @@ def _harden(confinement: Confinement) -> int:
     os.chdir(WORK if confinement.isolation != "none" else tempfile.mkdtemp(dir=os.environ["HOME"]))
     folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     if confinement.yielding:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        with suppress(OSError):  # not every kernel in a container is Linux; what confines is the rest
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     for name, value in confinement.rlimits.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     if confinement.isolation != "none":
