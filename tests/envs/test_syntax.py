@@ -9,7 +9,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from palestra.envs import Tool, ToolError
-from palestra.envs.answers import extract_answer, plain_answer
+from palestra.envs.answers import MAX_ANSWER, extract_answer, plain_answer
 from palestra.envs.syntax.calls import to_json
 from palestra.envs.syntax.coercion import as_text, coerce
 from palestra.envs.syntax.lenient_json import decode
@@ -291,6 +291,8 @@ def test_reading_any_text_never_raises(text: str, tools: Any) -> None:
 @settings(max_examples=300, deadline=None)
 @example("{", "", "", None, False)
 @example("", "```python\nx\n```", "", TOOLS, True)
+@example("", "12", "", TOOLS, True)
+@example("", "x²٣", "", None, False)
 def test_the_glance_agrees_with_the_closer_look(
     before: str, answer: str, after: str, tools: Any, fenced: bool
 ) -> None:
@@ -304,6 +306,8 @@ def test_the_glance_agrees_with_the_closer_look(
 
 def test_the_glance_suffices_for_words_and_an_answer() -> None:
     assert plain_answer("So 2 > 1, hence\n<answer> {5} </answer> and that is it.") == "{5}"
+    assert plain_answer("<answer>12</answer>") == "12"
+    assert plain_answer(f"<answer>{'1' * MAX_ANSWER}</answer>") is None
 
 
 @pytest.mark.parametrize(
