@@ -20,12 +20,11 @@ import tempfile
 import threading
 import traceback
 import types
-from contextlib import suppress
 from dataclasses import dataclass
 from types import CodeType, TracebackType
 
 from palestra.envs.sandbox import inside
-from palestra.envs.sandbox.inside import jail, packets
+from palestra.envs.sandbox.inside import jail, packets, scheduling
 
 MEMORY_EXIT = 113
 """The exit code that reports an uncaught `MemoryError`; `exit(113)` claims the same."""
@@ -104,8 +103,7 @@ def _harden(confinement: Confinement) -> int:
     os.chdir(WORK if confinement.isolation != "none" else tempfile.mkdtemp(dir=os.environ["HOME"]))
     folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     if confinement.yielding:
-        with suppress(OSError):  # not every kernel in a container is Linux; what confines is the rest
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        scheduling.give_way()
     for name, value in confinement.rlimits.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     if confinement.isolation != "none":

@@ -5,6 +5,7 @@ waking each other all the time, keeps others from a processor: Linux 6.18 could 
 seconds then. Elsewhere that policy would starve honest code beside a busy trainer.
 """
 
+import os
 from pathlib import Path
 
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
@@ -47,6 +48,27 @@ def has_autogroups(groups: Path = _CONTROL_GROUPS, proc: Path = _PROC) -> bool:
     place = groups / paths.get("", "/").lstrip("/")
     above = [place, *place.parents][: len(place.parts) - len(groups.parts) + 1]
     return not (groups / "cgroup.type").exists() and not any((folder / "cpu.weight").exists() for folder in above)
+
+
+def give_way() -> None:
+    """Let the calling process run only where no other wants the processor; for good, without CAP_SYS_NICE.
+
+    Raises:
+        OSError: The kernel does not do that; not every one in a container is Linux, and filters may refuse it.
+    """
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def can_give_way() -> bool:
+    """Whether `give_way` works here: tried in a process of its own."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            give_way()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def _is_top(folder: Path) -> bool:

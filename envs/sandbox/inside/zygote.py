@@ -15,7 +15,7 @@ import socket
 import sys
 from typing import Any
 
-from palestra.envs.sandbox.inside import jail, packets
+from palestra.envs.sandbox.inside import jail, packets, scheduling
 from palestra.envs.sandbox.inside.child import Confinement, live
 
 _MIB = 1024 * 1024
@@ -28,11 +28,12 @@ def main(config: dict[str, Any]) -> None:
     Args:
         config: `control` (descriptor of a socket), `preload` (names of modules), `devices` (paths to protect),
             `memory_mib` (added to the address space that we take), and what `Confinement` has: `isolation`,
-            `rlimits`, `tmpfs`, `filter` (hexadecimal), `yielding`.
+            `rlimits`, `tmpfs`, `filter` (hexadecimal), `yielding` (which also needs a kernel that does it).
     """
     sock = socket.socket(fileno=config["control"])
     packages = _preload(config["preload"])
-    facts = {"python": sys.version.split()[0], "packages": packages, "yielding": config["yielding"]}
+    yielding = config["yielding"] and scheduling.can_give_way()
+    facts = {"python": sys.version.split()[0], "packages": packages, "yielding": yielding}
     selectors.DefaultSelector = selectors.PollSelector  # type: ignore[assignment,misc]  # asyncio's; epoll is refused
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; children set their own
     isolation = config["isolation"]
@@ -42,7 +43,7 @@ def main(config: dict[str, Any]) -> None:
     if isolation != "none":
         rlimits["AS"] = _address_space() + config["memory_mib"] * _MIB
         jail.set_dumpable(False)
-    confinement = Confinement(isolation, config["tmpfs"], rlimits, bytes.fromhex(config["filter"]), config["yielding"])
+    confinement = Confinement(isolation, config["tmpfs"], rlimits, bytes.fromhex(config["filter"]), yielding)
     gc.collect()
     gc.freeze()
     sys._clear_type_cache()  # an entry that is displaced lets go of a name, which copies the name's page

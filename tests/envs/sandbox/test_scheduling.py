@@ -1,6 +1,7 @@
 """What executions may take of the processors, and from whom."""
 
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from palestra.envs.sandbox import Sandbox
-from palestra.envs.sandbox.inside.scheduling import has_autogroups, in_words, is_contained
+from palestra.envs.sandbox.inside.scheduling import can_give_way, has_autogroups, in_words, is_contained
 
 ISOLATED = [pytest.param("local", marks=pytest.mark.sandbox), pytest.param("docker", marks=pytest.mark.docker)]
 OLD = "9:pids:/\n2:cpu,cpuacct:{path}\n0::/elsewhere\n"
@@ -32,6 +33,20 @@ if os.fork() == 0:
     os._exit(0)
 os.wait()
 """
+WITHOUT = """\
+import os, struct, sys
+from palestra.envs.sandbox import open_sandbox
+from palestra.envs.sandbox.inside import jail, scheduling
+number = {"x86_64": 144, "aarch64": 119}[sys.argv[1]]  # of sched_setscheduler
+steps = ((0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x00050000 | 1), (0x06, 0, 0, 0x7FFF0000))
+jail._prctl(38, 1)  # PR_SET_NO_NEW_PRIVS, which a filter needs
+jail.install_filter(b"".join(struct.pack("<HBBI", *step) for step in steps))
+print(scheduling.can_give_way())
+with open_sandbox("local") as sandbox:
+    print(sandbox.describe()["processors"])
+    print(sandbox.run("import os; print(os.sched_getscheduler(0) == os.SCHED_OTHER)").stdout, end="")
+"""
+"""Runs where the kernel refuses the policy, as one that is not Linux may in a container."""
 BENCH = Path(__file__).parents[3] / "bench"
 
 
@@ -104,8 +119,24 @@ def yielding(request: pytest.FixtureRequest, opened: Callable[[str], Sandbox]) -
     return sandbox
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a policy of Linux")
+def test_linux_lets_processes_give_way_and_the_one_that_asks_does_not() -> None:
+    assert can_give_way()
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 def test_code_gives_way_and_cannot_take_that_back(yielding: Sandbox) -> None:
     assert yielding.run(TAKE).stdout == "True\nTrue\n"
+
+
+@pytest.mark.sandbox
+def test_where_the_kernel_does_not_let_code_give_way_it_runs_all_the_same_and_that_is_said(
+    opened: Callable[[str], Sandbox],
+) -> None:
+    opened("local")  # skips where none works
+    command = [sys.executable, "-c", WITHOUT, platform.machine()]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.stderr, result.stdout) == ("", f"False\n{in_words(False)}\nTrue\n")
 
 
 @pytest.fixture
