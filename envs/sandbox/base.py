@@ -132,6 +132,8 @@ class SandboxStats:
     """Calls that ended with `SandboxError`."""
     workers_replaced: int = 0
     """Workers (processes, containers, cloud sandboxes) that died or were given up, and were replaced."""
+    last_failure: str = ""
+    """What went wrong when the sandbox itself failed most recently, whoever noticed; empty: nothing yet."""
 
 
 def wait(future: "Future[_Result]") -> _Result:

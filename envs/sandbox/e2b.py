@@ -138,12 +138,13 @@ class E2BSandbox(Sandbox):
         """Try what starts from nothing, and where the service fails once more, in a machine made for it."""
         try:
             return await attempt(fresh=False)
-        except SandboxError:
-            pass
+        except SandboxError as error:
+            self._stats.last_failure = str(error)
         try:
             return await attempt(fresh=True)
-        except SandboxError:
+        except SandboxError as error:
             self._stats.failed += 1
+            self._stats.last_failure = str(error)
             raise
 
     async def _attempt(self, request: Request, *, fresh: bool) -> ExecResult:

@@ -159,8 +159,8 @@ class E2BSession(Session):
                 self._check_alive()
                 try:
                     return await work()
-                except SandboxError:
-                    self._lose()
+                except SandboxError as error:
+                    self._lose(error)
                     raise
 
         return self._cloud.call(in_turn)
@@ -169,8 +169,9 @@ class E2BSession(Session):
         if not self._alive:
             raise SessionEndedError("the session has ended: an earlier cell ended it, or it was closed")
 
-    def _lose(self) -> None:
+    def _lose(self, error: SandboxError) -> None:
         self._stats.failed += 1
+        self._stats.last_failure = str(error)
         self._give_up(lost=True)
 
     def _give_up(self, *, lost: bool = False) -> None:
@@ -187,8 +188,8 @@ class E2BSession(Session):
             self._check_alive()
             try:
                 result = await self._run_cell(code, stdin, timeout)
-            except SandboxError:
-                self._lose()
+            except SandboxError as error:
+                self._lose(error)
                 raise
             except asyncio.CancelledError:
                 self._give_up()

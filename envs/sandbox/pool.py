@@ -254,6 +254,7 @@ class PoolSandbox(Sandbox):
         for place in [place for place in self._places if place.worker.failed is not None]:
             self._places.remove(place)
             self._stats.workers_replaced += 1
+            self._stats.last_failure = str(place.worker.failed)
             error = SandboxError(f"the sandbox failed: {place.worker.failed}")
             for job in place.waiting:
                 self._stats.failed += 1

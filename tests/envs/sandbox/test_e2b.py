@@ -207,6 +207,7 @@ def test_lasting_failure_of_the_service_is_an_error_of_the_sandbox(service: Fake
         sandbox.run("print(1)")
     stats = sandbox.stats()
     assert (stats.executions, stats.retried, stats.failed, stats.workers_replaced) == (0, 1, 1, 2)
+    assert "E2B could not run the code" in stats.last_failure
 
 
 def test_too_many_requests_are_an_error_in_the_end(service: FakeE2B, make: Make) -> None:

@@ -209,6 +209,7 @@ def test_failure_of_the_service_is_not_the_cells(service: FakeE2B, make: Make, s
     assert not session.alive
     stats = sandbox.stats()
     assert (stats.executions, stats.failed, stats.workers_replaced) == (1, 1, 1)
+    assert stats.last_failure
 
 
 def test_machine_that_ends_under_a_cell_is_not_the_cells_failure(service: FakeE2B, make: Make) -> None:

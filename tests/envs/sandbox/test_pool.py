@@ -112,6 +112,7 @@ def test_a_broken_worker_is_replaced_and_its_program_tried_once_more(wait_until:
         assert future.result(1).stdout == "hold"
         stats = pool.stats()
         assert (stats.executions, stats.retried, stats.failed, stats.workers_replaced) == (1, 1, 0, 1)
+        assert stats.last_failure == "broken"
         assert pool.made[0].closed.wait(1)
 
 
