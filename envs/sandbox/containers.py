@@ -112,8 +112,9 @@ def _unavailable(reason: str, remedy: str) -> IsolationUnavailableError:
 def container_options(limits: Limits, image: str = IMAGE, runtime: str | None = None) -> dict[str, Any]:
     """Return what `client.containers.create` needs to confine a container; docker's seccomp profile stays on.
 
-    A container has its share of the processors and no quota: where memory is full, processes that wait for some use up
-    a quota in the kernel (Linux 6.18), and what is to die for them gets no processor any more, for minutes.
+    Processors are limited by shares, and for each program by its time, not by a quota: where memory is full, processes
+    that wait for some use up a quota in the kernel (Linux 6.18), and what is to die for them gets no processor any
+    more, for up to a minute.
     """
     memory = (limits.memory_mib + limits.tmp_mib + RUNNER_MIB) << 20
     # Not noexec: it stops nobody who has an interpreter, and the other sandboxes can run what they wrote, too.
@@ -141,6 +142,7 @@ def container_options(limits: Limits, image: str = IMAGE, runtime: str | None = 
         "pids_limit": limits.tasks + RUNNER_TASKS,
         "mem_limit": memory,
         "memswap_limit": memory,
+        "cpu_shares": 1024,
         # Programs raise theirs to 1000, so that the kernel ends them before what runs them.
         "oom_score_adj": 500,
         "ulimits": [{"name": name, "soft": value, "hard": value} for name, value in ulimits.items()],

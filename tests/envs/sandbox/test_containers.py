@@ -211,7 +211,7 @@ def test_compose_file_confines_as_we_do() -> None:
     service = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]["sandbox"]
     options = container_options(Limits())
     same = ("entrypoint", "network_mode", "read_only", "cap_drop", "security_opt", "user", "hostname", "image")
-    for name in (*same, "pids_limit", "oom_score_adj", "stdin_open", "working_dir", "environment"):
+    for name in (*same, "pids_limit", "cpu_shares", "oom_score_adj", "stdin_open", "working_dir", "environment"):
         assert service[name] == options[name], name
     assert service["tmpfs"] == [f"{path}:{flags}" for path, flags in options["tmpfs"].items()]
     assert service["mem_limit"] == service["memswap_limit"] == f"{options['mem_limit'] >> 20}m"
