@@ -310,11 +310,13 @@ class Supervisor:
             child.noted = packets.read_note(os.readlink(packets.NOTE, dir_fd=child.folder))
         except (OSError, packets.PacketError):
             return  # it goes on in silence, or is dead: then the zygote tells
-        child.cpu_us = child.cpu_now_us() + child.cpu_of_children_us()
+        of_children = child.cpu_of_children_us()
+        own = child.cpu_now_us()  # last: if the process is still there, it was there before, and nothing is missing
+        child.cpu_us = of_children + own
         self._kill(child, "itself")
         dying = sum(other.stage == "ending" and other.done is None for other in self._children.values())
-        # Only after the kill nothing new can be forked. Without processor time it is collected, and told next.
-        if child.cpu_us > 0 and dying < UNCOLLECTED and self._alone(child):
+        # Only after the kill nothing new can be forked. Without time of its own it is collected, and told next.
+        if own > 0 and dying < UNCOLLECTED and self._alone(child):
             child.finish(child.end(0))
 
     def _on_child(self, child: Child) -> None:

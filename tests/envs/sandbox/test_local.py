@@ -16,6 +16,7 @@ import pytest
 from palestra.envs.errors import UsageError
 from palestra.envs.sandbox import IsolationUnavailableError, Limits, SessionEndedError, cgroups, layout, local
 from palestra.envs.sandbox.cgroups import ControlGroups
+from palestra.envs.sandbox.inside.execution import Child
 from palestra.envs.sandbox.local import LocalSandbox
 
 needs_sandbox = pytest.mark.sandbox
@@ -324,6 +325,25 @@ def names() -> list[str]:
 def test_the_time_of_processes_that_a_program_waited_for_is_counted(local: LocalSandbox) -> None:
     if not local.processes:
         pytest.skip("new processes are refused here")
+    code = "import os, time\nif os.fork() == 0:\n while time.process_time() < 0.2: pass\n os._exit(0)\nos.wait()"
+    assert local.run(code, timeout=60).cpu_s > 0.15
+
+
+@needs_sandbox
+def test_that_time_is_counted_also_if_the_program_is_collected_while_its_time_is_read(
+    local: LocalSandbox, wait_until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not local.processes:
+        pytest.skip("new processes are refused here")
+    read = Child.cpu_now_us
+
+    def read_and_wait(child: Child) -> int:
+        us = read(child)
+        if child.noted is not None:
+            wait_until(lambda: not os.path.exists(f"/proc/{child.pid}"))
+        return us
+
+    monkeypatch.setattr(Child, "cpu_now_us", read_and_wait)
     code = "import os, time\nif os.fork() == 0:\n while time.process_time() < 0.2: pass\n os._exit(0)\nos.wait()"
     assert local.run(code, timeout=60).cpu_s > 0.15
 
