@@ -107,7 +107,7 @@ def harder(task: str) -> dict[str, Any] | None:
     return None
 
 
-def works(suite: Suite, task: str, config: dict[str, Any]) -> bool:
+def works(suite: Suite, task: str, config: str) -> bool:
     """Whether the harder variant makes items in less than 100 ms each."""
     try:
         _, spent = timed(lambda: [suite.item(task, config, seed) for seed in seeds(10)])
@@ -136,7 +136,7 @@ def draw(suite: Suite, task: str) -> tuple[list[tuple[int, Any]], int, int, floa
     items, keys, spent = [], set(), 0.0
     drawn = 0
     for seed in seeds(DRAWS):
-        made, took = timed(lambda s=seed: suite.item(task, {}, s))  # type: ignore[misc]
+        made, took = timed(lambda s=seed: suite.item(task, "{}", s))  # type: ignore[misc]
         spent, drawn = spent + took, drawn + 1
         keys.add(made.key)
         if len(items) < ITEMS:
@@ -173,12 +173,14 @@ def audit(suite: Suite, task: str) -> dict[str, Any]:
         return {**row, "withheld": str(error)}
     if row["item_s"] > 0.05:
         items = items[:20]
-    grade = lambda item, answer: limited(lambda: suite.grade(task, {}, item.entry, answer)) or 0.0  # noqa: E731
+    grade = lambda item, answer: limited(lambda: suite.grade(task, "{}", item.entry, answer)) or 0.0  # noqa: E731
     right, spent = timed(lambda: [grade(item, item.answer) for _, item in items])
     row |= {"items": len(items), "oracle": mean(right), "score_s": round(spent / len(items), 6)}
     few = items if row["score_s"] < 0.01 else items[:6]
     stated = [item for _, item in few if item.entry["answer"] is not None]
-    own = [package_score(suite.dataset(task, {}, seed), i.entry["answer"], i.entry) for seed, i in few if i in stated]
+    own = [
+        package_score(suite.dataset(task, "{}", seed), i.entry["answer"], i.entry) for seed, i in few if i in stated
+    ]
     row["package_oracle"] = mean([x or 0.0 for x in own]) if own else None
     row["empty"] = mean([grade(item, "") for _, item in few])
     row["echo"] = mean([grade(item, item.entry["question"]) for _, item in few])
@@ -187,17 +189,18 @@ def audit(suite: Suite, task: str) -> dict[str, Any]:
     row["junk_partial"] = max(mean([x * (CRUMBS < x < 1.0) for x in scores]) for scores in probes.values())
     row["junk_right"] = max(mean([float(x == 1.0) for x in scores]) for scores in probes.values())
     row["lenient"] = mean([float(grade(item, text) == 1.0) for _, item in few[:30] for text in beside(item.answer)])
-    package = {t: [package_score(suite.dataset(task, {}, s), t, i.entry) for s, i in few[:20]] for t in ("", *JUNK)}
+    package = {t: [package_score(suite.dataset(task, "{}", s), t, i.entry) for s, i in few[:20]] for t in ("", *JUNK)}
     row["package_empty"] = mean([x or 0.0 for x in package.pop("")])
     row["package_junk"] = max(mean([x or 0.0 for x in scores]) for scores in package.values())
     row["package_raises"] = any(x is None for scores in package.values() for x in scores)
     made = [item for _, item in few]
     row["guess"], row["copied"] = guessed(made, grade), copied(made, grade)
     hard = harder(task)
-    row["hard"] = hard if hard and row["item_s"] < 0.1 and works(suite, task, hard) else None
+    config = json.dumps(hard, sort_keys=True)
+    row["hard"] = hard if hard and row["item_s"] < 0.1 and works(suite, task, config) else None
     if row["hard"]:
-        made = [suite.item(task, row["hard"], seed) for seed in seeds(50)]
-        grade_hard = lambda item, answer: limited(lambda: suite.grade(task, row["hard"], item.entry, answer)) or 0.0  # noqa: E731
+        made = [suite.item(task, config, seed) for seed in seeds(50)]
+        grade_hard = lambda item, answer: limited(lambda: suite.grade(task, config, item.entry, answer)) or 0.0  # noqa: E731
         row["guess"] = max(row["guess"], guessed(made, grade_hard))
         row["copied"] = max(row["copied"], copied(made, grade_hard))
     row["item_s"] = round(row["item_s"], 6)
@@ -232,7 +235,7 @@ def digests(what: str, backwards: bool) -> None:
             for seed in seeds(40)[:: -1 if backwards else 1] if what == "adapter" else seeds(15):
                 try:
                     if what == "adapter":
-                        item = suite.item(task, {}, seed)
+                        item = suite.item(task, "{}", seed)
                         made.append((seed, item.entry["question"], item.answer))
                     else:
                         entry = create_dataset(task, seed=seed, size=5)[0]

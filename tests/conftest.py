@@ -39,10 +39,18 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def organism(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Path:
-    """A tiny organism that knows the protocol of StringCompose and little else."""
+    """A tiny organism that knows the protocol of StringCompose and little else; built once for all test processes."""
+    from filelock import FileLock
+
     from palestra.rl.organisms.build import build
     from palestra.rl.organisms.recipe import load_recipe
 
-    folder = tmp_path_factory.mktemp("organism") / "tiny"
-    build(load_recipe(str(tiny_recipe)), 0, folder)
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, built = shared / "organism" / "tiny", shared / "organism.built"
+    with FileLock(shared / "organism.lock"):
+        if not built.exists():
+            build(load_recipe(str(tiny_recipe)), 0, folder)
+            built.touch()
     return folder

@@ -119,7 +119,7 @@ def item(task: str, config: str, seed: int) -> Question:
     Raises:
         RuntimeError: The task's generator fails or takes too long.
     """
-    reply = WORKER.ask({"task": task, "config": json.loads(config), "seed": seed})
+    reply = WORKER.ask({"task": task, "config": config, "seed": seed})
     if reply is None:
         raise RuntimeError(f"reasoning-gym, task {task}: its generator takes too long for seed {seed}")
     return Question(**reply)
@@ -127,5 +127,5 @@ def item(task: str, config: str, seed: int) -> Question:
 
 def score(task: str, config: str, seed: int, answer: str) -> float:
     """Score an answer to the item of a seed in [0, 1]; an answer that the scorer does not survive earns nothing."""
-    reply = WORKER.ask({"task": task, "config": json.loads(config), "seed": seed, "answer": answer})
+    reply = WORKER.ask({"task": task, "config": config, "seed": seed, "answer": answer})
     return 0.0 if reply is None else float(reply["score"])

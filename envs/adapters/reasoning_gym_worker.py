@@ -46,39 +46,36 @@ class Item:
 
 
 class Suite:
-    """The package's tasks, repaired; to be used within `disarmed()`."""
+    """The package's tasks, repaired; to be used within `disarmed()`. Configurations are JSON objects, as text."""
 
     def __init__(self) -> None:
         self._datasets: dict[tuple[str, str], Any] = {}
         self._items: OrderedDict[tuple[str, str, int], Item] = OrderedDict()
 
-    def dataset(self, task: str, config: Mapping[str, Any], seed: int) -> Any:
+    def dataset(self, task: str, config: str, seed: int) -> Any:
         """Return a dataset of the package whose first item is that of `seed`."""
-        from reasoning_gym import create_dataset
-
         if task in _EAGER:
-            return create_dataset(task, seed=seed, size=_EAGER[task], **config)
-        key = task, json.dumps(config, sort_keys=True)
-        if key not in self._datasets:
-            self._datasets[key] = create_dataset(task, seed=seed, size=1, **config)
-        dataset = self._datasets[key]
+            return _create(task, config, seed, _EAGER[task])
+        dataset = self._datasets.get((task, config))
+        if dataset is None:
+            dataset = self._datasets[task, config] = _create(task, config, seed, 1)
         dataset.seed = dataset.config.seed = seed
         return dataset
 
-    def item(self, task: str, config: Mapping[str, Any], seed: int) -> Item:
+    def item(self, task: str, config: str, seed: int) -> Item:
         """Return the item of a seed; where the package fails to make a sound one, that of a seed derived from it.
 
         Raises:
             RuntimeError: A hundred seeds gave nothing.
         """
-        key = task, json.dumps(config, sort_keys=True), seed
+        key = task, config, seed
         if key not in self._items:
             self._items[key] = self._make(task, config, seed)
             if len(self._items) > _KEPT:
                 self._items.popitem(last=False)
         return self._items[key]
 
-    def _make(self, task: str, config: Mapping[str, Any], seed: int) -> Item:
+    def _make(self, task: str, config: str, seed: int) -> Item:
         import numpy as np
 
         for attempt in range(_ATTEMPTS):
@@ -96,7 +93,7 @@ class Suite:
                 return Item(entry, right, _key(task, entry))
         raise RuntimeError(f"no item of {task} in {_ATTEMPTS} draws")
 
-    def grade(self, task: str, config: Mapping[str, Any], entry: Mapping[str, Any], answer: str) -> float:
+    def grade(self, task: str, config: str, entry: Mapping[str, Any], answer: str) -> float:
         """Score an answer in [0, 1]; a scorer that raises or leaves the interval pays nothing."""
         package = self.dataset(task, config, 0).score_answer
         try:
@@ -104,6 +101,12 @@ class Suite:
         except Exception:
             return 0.0
         return score if math.isfinite(score) and 0.0 <= score <= 1.0 else 0.0
+
+
+def _create(task: str, config: str, seed: int, size: int) -> Any:
+    from reasoning_gym import create_dataset
+
+    return create_dataset(task, seed=seed, size=size, **json.loads(config))
 
 
 def _key(task: str, entry: Mapping[str, Any]) -> str:

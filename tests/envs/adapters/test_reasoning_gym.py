@@ -163,7 +163,7 @@ def test_neighbouring_tasks_share_no_item() -> None:
 
 def test_wordings_of_one_problem_have_one_key() -> None:
     suite = Suite()
-    entry = dict(suite.dataset("countdown", {}, 3)[0])
+    entry = dict(suite.dataset("countdown", "{}", 3)[0])
     from palestra.envs.adapters.reasoning_gym_worker import _key
 
     numbers = entry["metadata"]["numbers"]
@@ -227,17 +227,17 @@ def assert_scores_equal(task: str, count: int) -> None:
     suite, rng = Suite(), random.Random(0)
     for index in range(count):
         with disarmed():
-            made = suite.item(task, {}, 104_729 * index + 11)
+            made = suite.item(task, "{}", 104_729 * index + 11)
         answers = [made.answer, *JUNK[:2]]
         if task not in UNSAFE:
             answers += [*JUNK[2:], *perturbed(made.answer, rng)]
         for answer in answers:
-            theirs = package_score(suite.dataset(task, {}, 0), answer, made.entry)
+            theirs = package_score(suite.dataset(task, "{}", 0), answer, made.entry)
             with disarmed():
-                ours = suite.grade(task, {}, made.entry, answer)
+                ours = suite.grade(task, "{}", made.entry, answer)
             if task in GRADERS:
                 bare = answer.strip().rstrip(".").strip()
-                assert ours < 1.0 or 1.0 in {theirs, package_score(suite.dataset(task, {}, 0), bare, made.entry)}
+                assert ours < 1.0 or 1.0 in {theirs, package_score(suite.dataset(task, "{}", 0), bare, made.entry)}
             elif theirs is None or not 0.0 <= theirs <= 1.0:
                 assert ours == 0.0
             else:
@@ -301,12 +301,12 @@ def test_puzzle24_wants_the_given_numbers() -> None:
 def test_countdown_is_exact() -> None:
     suite = Suite()
     entry = {"metadata": {"numbers": [7, 1_000], "target": 143}}  # 1,000 / 7 is 142.857
-    assert suite.grade("countdown", {}, entry, "1000 / 7") == 0.05
+    assert suite.grade("countdown", "{}", entry, "1000 / 7") == 0.05
     entry = {"metadata": {"numbers": [3, 1_000_003], "target": 333_334}}
-    assert suite.dataset("countdown", {}, 0).score_answer("1000003 / 3", entry) == 1.0
-    assert suite.grade("countdown", {}, entry, "1000003 / 3") == 0.05
-    assert suite.grade("countdown", {}, {"metadata": {"numbers": [7, 6], "target": 42}}, "(7) * 6 = 42") == 1.0
-    assert suite.grade("countdown", {}, {"metadata": {"numbers": [7, 6], "target": 42}}, "7 * 6 + 0") == 0.05
+    assert suite.dataset("countdown", "{}", 0).score_answer("1000003 / 3", entry) == 1.0
+    assert suite.grade("countdown", "{}", entry, "1000003 / 3") == 0.05
+    assert suite.grade("countdown", "{}", {"metadata": {"numbers": [7, 6], "target": 42}}, "(7) * 6 = 42") == 1.0
+    assert suite.grade("countdown", "{}", {"metadata": {"numbers": [7, 6], "target": 42}}, "7 * 6 + 0") == 0.05
 
 
 def test_sorted_numbers_must_be_the_given_ones() -> None:
@@ -347,9 +347,9 @@ def test_a_right_answer_with_a_wrong_addition_is_wrong(task: str, spoil: str) ->
 def test_half_a_formula_is_no_conclusion() -> None:
     entry = {"metadata": {"variables": ["P", "Q"], "premises": ["(P ∧ Q)"]}}
     suite = Suite()
-    package = suite.dataset("propositional_logic", {}, 0)
+    package = suite.dataset("propositional_logic", "{}", 0)
     assert package.score_answer("(¬Q ∨ P", entry) == package.score_answer("(¬Q ∨ P)", entry) == 1.0
-    scores = [suite.grade("propositional_logic", {}, entry, a) for a in ("(¬Q ∨ P)", "(¬Q ∨ P", "P ∨ x", "P ∨ Q R")]
+    scores = [suite.grade("propositional_logic", "{}", entry, a) for a in ("(¬Q ∨ P)", "(¬Q ∨ P", "P ∨ x", "P ∨ Q R")]
     assert scores == [1.0, 0.0, 0.0, 0.0]
 
 
@@ -399,7 +399,7 @@ def test_a_long_list_of_names_is_refused_before_it_is_tried() -> None:
 
 def test_a_process_that_dies_is_replaced() -> None:
     worker = Worker()
-    request = {"task": "chain_sum", "config": {}, "seed": 1}
+    request = {"task": "chain_sum", "config": "{}", "seed": 1}
     before = worker.ask(request)
     assert worker._process is not None
     os.kill(worker._process.pid, signal.SIGKILL)
@@ -436,13 +436,13 @@ def test_an_interrupt_does_not_shift_the_replies() -> None:
         raise KeyboardInterrupt
 
     worker = Worker()
-    ask = {"task": "chain_sum", "config": {}, "seed": 11}
+    ask = {"task": "chain_sum", "config": "{}", "seed": 11}
     expected = worker.ask(ask)
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.02)
     try:
         with pytest.raises(KeyboardInterrupt):
-            all(worker.ask({"task": "zebra_puzzles", "config": {}, "seed": seed}) for seed in range(10_000))
+            all(worker.ask({"task": "zebra_puzzles", "config": "{}", "seed": seed}) for seed in range(10_000))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -451,7 +451,7 @@ def test_an_interrupt_does_not_shift_the_replies() -> None:
 
 
 def test_sequences_that_square_and_square_are_given_up() -> None:
-    hard = table()["number_sequence"]["hard"]
+    hard = json.dumps(table()["number_sequence"]["hard"])
     began = time.process_time()
     with disarmed():
         made = Suite().item("number_sequence", hard, 44_008_051)  # computed a number of 2^36 digits
@@ -470,7 +470,7 @@ def test_a_fork_has_a_process_of_its_own_and_the_process_ends_with_the_host() ->
 
 def test_a_generator_that_fails_says_so() -> None:
     with pytest.raises(RuntimeError, match="chain_sum: "):
-        WORKER.ask({"task": "chain_sum", "config": {"no_such": 1}, "seed": 1})
+        WORKER.ask({"task": "chain_sum", "config": '{"no_such": 1}', "seed": 1})
 
 
 def test_targets_cannot_be_carried_to_the_boxes() -> None:
