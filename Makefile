@@ -8,7 +8,7 @@ quickstart: $(VENV)/installed
 	$(VENV)/bin/palestra quickstart
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest -n auto
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
