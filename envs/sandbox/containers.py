@@ -114,7 +114,7 @@ def container_options(limits: Limits, image: str = IMAGE, runtime: str | None = 
 
     Processors are limited by shares, and for each program by its time, not by a quota: where memory is full, processes
     that wait for some use up a quota in the kernel (Linux 6.18), and what is to die for them gets no processor any
-    more, for up to a minute.
+    more.
     """
     memory = (limits.memory_mib + limits.tmp_mib + RUNNER_MIB) << 20
     # Not noexec: it stops nobody who has an interpreter, and the other sandboxes can run what they wrote, too.

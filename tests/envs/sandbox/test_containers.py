@@ -202,7 +202,7 @@ def test_the_dockerfile_comes_with_the_package() -> None:
 
 
 def test_a_container_has_no_quota_of_processor_time() -> None:
-    """With one, a container whose memory was full with buffers of sockets could not kill for a minute (Linux 6.18)."""
+    """With one, a container whose memory was full with buffers of sockets could stop answering (Linux 6.18)."""
     assert not {"nano_cpus", "cpu_quota", "cpu_period", "cpuset_cpus"} & container_options(Limits()).keys()
 
 
