@@ -94,7 +94,7 @@ def require_isolation(client: "DockerClient", runtime: str | None) -> None:
     info = client.info()
     if info["OSType"] != "linux":
         raise _unavailable("the daemon runs no Linux containers", "Switch it to Linux containers")
-    for key, what in (("MemoryLimit", "memory"), ("PidsLimit", "processes"), ("CPUShares", "processor shares")):
+    for key, what in (("MemoryLimit", "memory"), ("PidsLimit", "processes"), ("CpuCfsQuota", "processor time")):
         if not info.get(key):
             raise _unavailable(f"the daemon cannot limit {what}", "Give it its cgroup controllers (see docker info)")
     filters = [option for option in info["SecurityOptions"] if option.startswith("name=seccomp")]
@@ -110,12 +110,7 @@ def _unavailable(reason: str, remedy: str) -> IsolationUnavailableError:
 
 
 def container_options(limits: Limits, image: str = IMAGE, runtime: str | None = None) -> dict[str, Any]:
-    """Return what `client.containers.create` needs to confine a container; docker's seccomp profile stays on.
-
-    Processors are limited by shares, and for each program by its time, not by a quota: where memory is full, processes
-    that wait for some use up a quota in the kernel (Linux 6.18), and what is to die for them gets no processor any
-    more.
-    """
+    """Return what `client.containers.create` needs to confine a container; docker's seccomp profile stays on."""
     memory = (limits.memory_mib + limits.tmp_mib + RUNNER_MIB) << 20
     # Not noexec: it stops nobody who has an interpreter, and the other sandboxes can run what they wrote, too.
     tmp = f"rw,exec,nosuid,nodev,size={limits.tmp_mib}m,nr_inodes={limits.files},mode=1777"
@@ -142,7 +137,7 @@ def container_options(limits: Limits, image: str = IMAGE, runtime: str | None = 
         "pids_limit": limits.tasks + RUNNER_TASKS,
         "mem_limit": memory,
         "memswap_limit": memory,
-        "cpu_shares": 1024,
+        "nano_cpus": 10**9,
         # Programs raise theirs to 1000, so that the kernel ends them before what runs them.
         "oom_score_adj": 500,
         "ulimits": [{"name": name, "soft": value, "hard": value} for name, value in ulimits.items()],

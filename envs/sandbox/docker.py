@@ -38,6 +38,7 @@ pids = [p for p in map(int, filter(str.isdigit, os.listdir("/proc"))) if p != os
 print(os.getuid(), vsock, len(pids) <= 3, 1 in pids, os.access("/", os.W_OK), os.listdir("/tmp"))
 """
 _ISOLATED = "65534 closed True True False ['main.py']\n"
+_HELD, _NOT_HELD = "does not keep what runs the code from answering", "can keep what runs the code from answering"
 
 
 class DockerSandbox(PoolSandbox):
@@ -93,6 +94,7 @@ class DockerSandbox(PoolSandbox):
             "seccomp": f"docker's profile, and a deny-list of {len(self._filter) // 8} instructions",
             "processes": "one, with threads" if limits.processes is False else f"at most {limits.tasks} with threads",
             "memory": f"{limits.memory_mib} MiB, of all processes together (control group)",
+            "full memory": _HELD if facts["held"] else _NOT_HELD,
             "processors": scheduling.in_words(facts["yielding"]),
             "/tmp": f"{limits.tmp_mib} MiB, {limits.files} files",
             "image": self._image,

@@ -84,7 +84,9 @@ class PoolSandbox(Sandbox):
         self._stats = SandboxStats()
         self._closed = False
         self._pid = os.getpid()
-        self._places.append(Place(start()))
+        first = start()
+        self._facts = first.facts()
+        self._places.append(Place(first))
 
     # What users call.
 
@@ -114,8 +116,7 @@ class PoolSandbox(Sandbox):
 
     def worker_facts(self) -> str:
         """JSON that a worker tells of itself: the version of Python and of the packages that are loaded."""
-        with self._lock:
-            return self._places[0].worker.facts() if self._places else "{}"
+        return self._facts
 
     @property
     def closed(self) -> bool:

@@ -32,6 +32,7 @@ _NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", 
 
 def main(config: dict[str, Any]) -> None:
     """Be the container's first process; ends with the process."""
+    held = jail.hold_program()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
@@ -44,7 +45,7 @@ def main(config: dict[str, Any]) -> None:
         os._exit(0)
     theirs.close()
     jail.set_dumpable(False)
-    _Container(ours, pid, _read_exactly(KEY_BYTES)).serve()
+    _Container(ours, pid, _read_exactly(KEY_BYTES), held).serve()
 
 
 def _read_exactly(count: int) -> bytes:
@@ -58,8 +59,9 @@ def _read_exactly(count: int) -> bytes:
 
 
 class _Container:
-    def __init__(self, control: socket.socket, zygote_pid: int, key: bytes) -> None:
+    def __init__(self, control: socket.socket, zygote_pid: int, key: bytes, held: bool) -> None:
         self._zygote_pid = zygote_pid
+        self._held = held
         self._encoder = Encoder(key, TO_HOST)
         self._decoder = Decoder(key, TO_RUNNER)
         kills = next((path for path in _KILL_COUNTS if os.access(path, os.R_OK)), None)
@@ -82,7 +84,7 @@ class _Container:
             self._supervisor.step()
             if self._supervisor.facts is not None and not self._greeted:
                 self._greeted = True
-                self._send(0, json.loads(self._supervisor.facts))
+                self._send(0, json.loads(self._supervisor.facts) | {"held": self._held})
             self._reap()
         self._send(0, {"failure": self._supervisor.failure})
 

@@ -6,6 +6,7 @@ Every function raises `OSError` where the kernel refuses.
 import ctypes
 import os
 import struct
+from dataclasses import dataclass
 
 NEWNS, NEWIPC, NEWUSER, NEWPID = 0x00020000, 0x08000000, 0x10000000, 0x20000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
@@ -19,12 +20,14 @@ _CAP_HEADER = struct.pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, 
 _LAST_CAP = 63
 
 _HUGE_PAGE = 2 * 1024 * 1024
-_MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
+_MADV_HUGEPAGE, _MADV_POPULATE_WRITE, _MADV_COLLAPSE = 14, 23, 25
+_PROT = {"r": 1, "w": 2, "x": 4}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
 _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
 _libc.capset.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
+_libc.madvise.argtypes = _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class _Program(ctypes.Structure):
@@ -108,21 +111,59 @@ def drop_capabilities() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
+@dataclass(frozen=True)
+class _Area:
+    """A line of /proc/self/maps."""
+
+    start: int
+    end: int
+    rights: str
+    name: str
+    """The path of its file, or such as `[heap]`, or nothing."""
+
+
+def _areas() -> list[_Area]:
+    areas = []
+    with open("/proc/self/maps", encoding="ascii", errors="replace") as file:
+        for line in file:
+            addresses, rights, _, _, _, *name = line.split()
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            areas.append(_Area(start, end, rights, name[0] if name else ""))
+    return areas
+
+
+def hold_program() -> bool:
+    """Copy the program and its libraries out of the files that they are mapped from; forks share the copies.
+
+    The kernel drops pages of files where memory is short, and reads them again when they are needed. In a control
+    group full of what cannot be dropped, a program then does nothing else for minutes, and since there is progress,
+    nobody is killed for memory. Copies are not dropped, unless there is swap.
+
+    Returns:
+        Whether all was copied; Linux can do it from 5.14 on.
+    """
+    held = True
+    for area in _areas():
+        if area.name.startswith("/") and area.rights[0] == "r" and area.rights[3] == "p":
+            length, rights = area.end - area.start, sum(_PROT.get(letter, 0) for letter in area.rights)
+            held &= _libc.mprotect(area.start, length, rights | _PROT["w"]) == 0
+            held &= _libc.madvise(area.start, length, _MADV_POPULATE_WRITE) == 0
+            _libc.mprotect(area.start, length, rights)
+    return held
+
+
 def use_huge_pages() -> None:
     """Put the heap on huge pages: forking copies a table entry for every page, and these are 512 times fewer.
 
     Nothing happens where the kernel has none or does not collapse pages on request (before 6.1).
     """
-    with open("/proc/self/maps", encoding="ascii", errors="replace") as file:
-        areas = [line.split() for line in file]
-    for area in areas:
-        if area[1] == "rw-p" and (len(area) < 6 or area[5] == "[heap]"):
-            start, end = (int(address, 16) for address in area[0].split("-"))
-            start = -(-start // _HUGE_PAGE) * _HUGE_PAGE
-            length = end // _HUGE_PAGE * _HUGE_PAGE - start
+    for area in _areas():
+        if area.rights == "rw-p" and area.name in ("", "[heap]"):
+            start = -(-area.start // _HUGE_PAGE) * _HUGE_PAGE
+            length = area.end // _HUGE_PAGE * _HUGE_PAGE - start
             if length > 0:
                 for advice in (_MADV_HUGEPAGE, _MADV_COLLAPSE):
-                    _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice)
+                    _libc.madvise(start, length, advice)
 
 
 def install_filter(program: bytes) -> None:

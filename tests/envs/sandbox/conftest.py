@@ -8,15 +8,19 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from stalls import machine_clock
 
 from palestra.envs.errors import MissingPrerequisiteError
-from palestra.envs.sandbox import Sandbox, open_sandbox
+from palestra.envs.sandbox import Sandbox, containers, open_sandbox
 from palestra.envs.sandbox.local import LocalSandbox
+
+if TYPE_CHECKING:
+    from docker.client import DockerClient
 
 REQUIRED_BY = {"local": "PALESTRA_REQUIRE_SANDBOX", "docker": "PALESTRA_REQUIRE_DOCKER"}
 
@@ -49,6 +53,19 @@ def local() -> Iterator[LocalSandbox]:
 def docker() -> Iterator[Sandbox]:
     with _open("docker") as sandbox:
         yield sandbox
+
+
+@pytest.fixture
+def daemon() -> Iterator["DockerClient"]:
+    """The SDK's client of the daemon."""
+    try:
+        client = containers.connect()
+    except MissingPrerequisiteError as error:
+        if os.environ.get(REQUIRED_BY["docker"]) == "1":
+            raise
+        pytest.skip(str(error))
+    with closing(client):
+        yield client
 
 
 @pytest.fixture(scope="session")
