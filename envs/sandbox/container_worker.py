@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from palestra.envs.sandbox.base import Request, SandboxError, SessionEndedError
-from palestra.envs.sandbox.inside.execution import Done, InfrastructureError, Outcome, RefusedError
+from palestra.envs.sandbox.inside.execution import Done, ExhaustedError, InfrastructureError, Outcome, RefusedError
 from palestra.envs.sandbox.inside.supervisor import GRACE_S, INTERRUPT_GRACE_S, START_LIMIT_S
 from palestra.envs.sandbox.inside.wire import KEY_BYTES, TO_HOST, TO_RUNNER, Decoder, Encoder, Message, WireError
 from palestra.envs.sandbox.worker import ENDED, Cancel, Worker, WorkerSession
@@ -37,6 +37,9 @@ class Transport(Protocol):
     def errors(self) -> str:
         """The end of what the runner wrote to its standard error."""
 
+    def exhausted(self, since: float) -> bool:
+        """Whether the kernel has killed something in there for lack of memory, since that `time.time()`."""
+
     def kill(self) -> None:
         """End the runner and all it started."""
 
@@ -48,6 +51,8 @@ class Transport(Protocol):
 class _Pending:
     answer: Callable[[Message | InfrastructureError], None]
     deadline: float
+    since: float
+    """Of `time.time()`."""
 
 
 class ContainerWorker(Worker):
@@ -96,7 +101,7 @@ class ContainerWorker(Worker):
             "sizes": [len(request.code), len(request.stdin), *map(len, request.files.values())],
         }
         body = b"".join((request.code, request.stdin, *request.files.values()))
-        number = self.ask(header, body, lambda answer: done(_outcome(answer)), request.timeout)
+        number = self.ask(header, body, _tell_outcome(done), request.timeout)
         return lambda: self.tell({"op": "kill", "target": number})
 
     def open(self, opened: Callable[[WorkerSession | InfrastructureError], None]) -> None:
@@ -140,7 +145,7 @@ class ContainerWorker(Worker):
     def _expect(self, number: int, answer: Callable[[Message | InfrastructureError], None], seconds: float) -> None:
         with self._lock:
             if self.failed is None:
-                self._pending[number] = _Pending(answer, time.monotonic() + seconds)
+                self._pending[number] = _Pending(answer, time.monotonic() + seconds, time.time())
                 return
         answer(InfrastructureError(self.failed))
 
@@ -165,7 +170,7 @@ class ContainerWorker(Worker):
                 continue
             data = self._transport.receive()
             if not data:
-                self._fail(f"the container ended: {self._transport.errors().strip() or 'it said nothing'}")
+                self._ended()
                 return
             try:
                 for message in self._decoder.feed(data):
@@ -173,11 +178,20 @@ class ContainerWorker(Worker):
             except WireError as error:
                 self._fail(f"the container sent {error}")
 
+    def _ended(self) -> None:
+        """Say why the container has ended. In one there is one execution at a time, and the memory is all its own."""
+        said = self._transport.errors().strip()
+        with self._lock:
+            since = min((pending.since for pending in self._pending.values()), default=math.inf)
+        if not said and self.failed is None and since < math.inf and self._transport.exhausted(since):
+            self._fail("the code used up the memory of what runs it", ExhaustedError)
+        self._fail(f"the container ended: {said or 'it said nothing'}")
+
     def _take(self, message: Message) -> None:
         with self._lock:
             pending = self._pending.pop(message.number, None)
-            if message.header.get("last"):  # told with the result, so that nobody sends it anything more
-                self.failed = self.failed or "the code ended what forks in the container"
+            if last := message.header.get("last"):  # told with the result, so that nobody sends it anything more
+                self.failed = self.failed or str(last)
         if pending is not None and "failure" not in message.header:
             pending.answer(message)
         elif pending is not None:
@@ -187,14 +201,14 @@ class ContainerWorker(Worker):
         else:
             self._fail("the container answered what nobody had asked")
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, kind: type[InfrastructureError] = InfrastructureError) -> None:
         """Give up: everything under way fails, and the container is ended."""
         with self._lock:
             self.failed = self.failed or reason
             pending, self._pending = list(self._pending.values()), {}
         self._transport.kill()
         for item in pending:
-            item.answer(InfrastructureError(self.failed))
+            item.answer(kind(self.failed))
 
 
 class _ContainerSession:
@@ -207,7 +221,7 @@ class _ContainerSession:
         """Run a cell."""
         header = {"op": "cell", "timeout": request.timeout, "sizes": [len(request.code), len(request.stdin)]}
         body = request.code + request.stdin
-        self._worker.ask(header, body, lambda answer: done(_outcome(answer)), request.timeout)
+        self._worker.ask(header, body, _tell_outcome(done), request.timeout)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file."""
@@ -241,6 +255,19 @@ def _resolve(future: "Future[Message]", answer: Message | InfrastructureError) -
         future.set_exception(SandboxError(f"the sandbox failed: {answer}"))
     else:
         future.set_result(answer)
+
+
+def _tell_outcome(done: Done) -> Callable[[Message | InfrastructureError], None]:
+    """Make what takes the answer to an execution that begins now."""
+    began = time.monotonic()
+
+    def tell(answer: Message | InfrastructureError) -> None:
+        if isinstance(answer, ExhaustedError):
+            done(Outcome("memory", None, time.monotonic() - began, 0.0, b"", b""))
+        else:
+            done(_outcome(answer))
+
+    return tell
 
 
 def _outcome(answer: Message | InfrastructureError) -> Outcome | InfrastructureError:

@@ -6,10 +6,12 @@ removes it. Where the program does not, `reap` removes the container when a sand
 
 import contextlib
 import io
+import math
 import os
 import platform
 import select
 import socket
+import time
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -35,6 +37,8 @@ STALL_S = 10.0
 """How long the program inside may leave its input unread."""
 KEPT_ERRORS = 4096
 """How much of the end of the error stream is kept for messages."""
+EVENT_S = 0.5
+"""How long the daemon is given to tell what the kernel did to a container that has ended."""
 START_S = 60.0
 """Age beyond which a container that was made but not started is abandoned."""
 
@@ -307,6 +311,26 @@ class ContainerTransport:
             while data := self._error_stream.recv(1 << 16, socket.MSG_DONTWAIT):
                 self._errors = (self._errors + self._error_frames.payload(data))[-KEPT_ERRORS:]
         return self._errors.decode("utf-8", "replace")
+
+    def exhausted(self, since: float) -> bool:
+        """Whether the kernel has killed something in the container for lack of memory; waits for that, a little.
+
+        Args:
+            since: From when on, as `time.time()` tells it.
+        """
+        from docker.errors import DockerException
+
+        try:
+            events = self._client.api.events(
+                since=int(since),
+                until=math.ceil(time.time() + EVENT_S),
+                filters={"container": self.id, "event": "oom"},
+                decode=True,
+            )
+            seen = list(events)  # to its end: only then is the connection given back
+            return any(event["timeNano"] >= since * 1e9 for event in seen)
+        except (DockerException, OSError):
+            return False
 
     def kill(self) -> None:
         """End the program and all it started; the daemon then removes the container."""

@@ -25,6 +25,7 @@ _KILL_COUNTS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oo
 _TASK_COUNTS = ("/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current")
 _OURS = 2
 """Tasks that are there between executions: this process and the zygote."""
+_ENDED = "the code ended what forks in the container"
 _FOLDERS = ("/tmp", "/dev/shm")
 _NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", *_FOLDERS)
 """What everybody may touch: its times would tell something to the next execution."""
@@ -32,6 +33,7 @@ _NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", 
 
 def main(config: dict[str, Any]) -> None:
     """Be the container's first process; ends with the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that code could end us with: it has a handler in Python
     held = jail.hold_program()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
@@ -144,7 +146,7 @@ class _Container:
             "cpu_s": outcome.cpu_s,
             "alive": outcome.alive,
             "stdout": len(outcome.stdout),
-            "last": bool(select.select([self._zygote], [], [], 0)[0]),
+            "last": self._supervisor.failure or (_ENDED if select.select([self._zygote], [], [], 0)[0] else ""),
         }
         self._send(number, header, outcome.stdout + outcome.stderr)
 
@@ -180,7 +182,7 @@ class _Container:
         if child.stage == "waiting":
             return
         if not self._only(_OURS):
-            self._sweep()
+            self._sweep(_OURS)
         for path in _FOLDERS:
             if os.path.isdir(path):
                 folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -195,7 +197,7 @@ class _Container:
     def _on_gone(self) -> None:
         """Have the zygote collect a child that is dead; others could hinder it, and it may have been stopped."""
         if not self._only(_OURS + 1):
-            self._sweep()
+            self._sweep(_OURS + 1)
         with suppress(ProcessLookupError):
             os.kill(self._zygote_pid, signal.SIGCONT)
 
@@ -203,10 +205,14 @@ class _Container:
         """Whether there are no more tasks, the dead that nobody has collected included; False if nobody knows."""
         return self._tasks >= 0 and int(os.pread(self._tasks, 32, 0)) <= tasks
 
-    def _sweep(self) -> None:
-        """Kill all processes but this one and the zygote; the zygote too, if the others outrun us."""
+    def _sweep(self, tasks: int) -> None:
+        """Kill all processes but this one and the zygote; the zygote too, if the others outrun us.
+
+        Args:
+            tasks: How many there are when that is done, the dead that others collect included.
+        """
         try:
-            sweep({1, self._zygote_pid}, self._reap, GRACE_S)
+            sweep({1, self._zygote_pid}, self._reap, GRACE_S, lambda: self._tasks < 0 or self._only(tasks))
         except OutrunError:
             os.kill(-1, signal.SIGKILL)  # all at once: nothing can outrun that
             raise

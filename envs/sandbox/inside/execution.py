@@ -43,6 +43,10 @@ class InfrastructureError(Exception):
     """The sandbox failed; nothing is known about the code."""
 
 
+class ExhaustedError(InfrastructureError):
+    """What runs the code was ended by the kernel, because the code had used up the memory."""
+
+
 class RefusedError(InfrastructureError):
     """What was asked for cannot be done here (its files have no room); the sandbox is as sound as before."""
 

@@ -83,23 +83,36 @@ def listing(folder: int) -> list[str]:
 
 
 def clear(folder: int) -> None:
-    """Remove everything in the folder.
+    """Remove everything in the folder, while nobody changes it.
+
+    Folders are moved up before they are emptied, so that their depth does not matter.
 
     Raises:
         OSError: Something could not be removed.
     """
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.is_dir(follow_symlinks=False):
-                os.unlink(entry.name, dir_fd=folder)
-                continue
-            inner = os.open(entry.name, _FOLDER, dir_fd=folder)
+    while folders := _remove_files(folder):
+        for name in folders:
+            os.chmod(name, 0o700, dir_fd=folder)
+            inner = os.open(name, _FOLDER, dir_fd=folder)
             try:
-                os.fchmod(inner, 0o700)
-                clear(inner)
+                for deeper in _remove_files(inner):
+                    os.chmod(deeper, 0o700, dir_fd=inner)  # moving it changes its `..`
+                    os.rename(deeper, os.urandom(16).hex(), src_dir_fd=inner, dst_dir_fd=folder)
             finally:
                 os.close(inner)
-            os.rmdir(entry.name, dir_fd=folder)
+            os.rmdir(name, dir_fd=folder)
+
+
+def _remove_files(folder: int) -> list[str]:
+    """Remove what is no folder; returns the names of the folders."""
+    folders = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            else:
+                os.unlink(entry.name, dir_fd=folder)
+    return folders
 
 
 class _Walk:

@@ -148,7 +148,7 @@ def hold_program() -> bool:
             length, rights = area.end - area.start, sum(_PROT.get(letter, 0) for letter in area.rights)
             held &= _libc.mprotect(area.start, length, rights | _PROT["w"]) == 0
             held &= _libc.madvise(area.start, length, _MADV_POPULATE_WRITE) == 0
-            _libc.mprotect(area.start, length, rights)
+            held &= _libc.mprotect(area.start, length, rights) == 0
     return held
 
 

@@ -32,8 +32,9 @@ from palestra.envs.sandbox.inside.execution import (
 
 START_LIMIT_S = 20.0
 """Seconds that forking and confining may take; a loaded machine must not turn into a failure of the code."""
-GRACE_S = 10.0
-"""Seconds between killing something and giving up on what should have collected it: others may take the processors."""
+GRACE_S = 30.0
+"""Seconds between killing something and giving up on what should have collected it: others may take the processors,
+and the kernel needs some for 60 processes with 60,000 areas of memory each."""
 INTERRUPT_GRACE_S = 0.3
 """Seconds that an interrupted cell has to come to its end with its state kept."""
 
@@ -67,7 +68,7 @@ class Supervisor:
             new_group: Makes a control group for a child, used again when that child is dead; may raise OSError.
                 Without it, children stay in the zygote's.
             settle: Called when a child is dead and before that is told: kills and removes what it left, where
-                namespaces do not. It may raise OSError: then the supervisor fails after telling the outcome.
+                namespaces do not. It may raise OSError: then the supervisor has failed when the outcome is told.
             gone: Given where code shares its processes with the zygote: called as soon as a child is gone, so
                 that the zygote can be brought to tell it. No spare waits while code runs, which could reach it.
             ambient: The group that children are in without `new_group`.
@@ -444,20 +445,17 @@ class Supervisor:
         child.cpu_us = told.cpu_us
         if child in self._ready:
             self._ready.remove(child)
-        lost = child.stage == "starting"
-        trouble = None
+        trouble = "a child ended before it was confined" if child.stage == "starting" else None
         try:
             self._settle(child)
-        except (OSError, RecursionError) as error:
+        except OSError as error:
             trouble = f"what an execution left could not be removed: {error}"
+        if trouble is not None:
+            self.fail(trouble)  # first: whoever is told the outcome must see that it is the last
         if child.done is not None:
             child.finish(child.end(told.status))
         child.stage = "ending"
         self._forget(child)
-        if lost:
-            self.fail("a child ended before it was confined")
-        elif trouble is not None:
-            self.fail(trouble)
         self._refill()
 
     def _forget(self, child: Child) -> None:

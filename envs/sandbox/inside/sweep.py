@@ -9,6 +9,8 @@ from contextlib import suppress
 SWEEPS = 50
 """Looks that may find processes which the looks before did not."""
 _PAUSE_S = 0.001
+_THREADS, _START = 17, 19
+"""Where the number of threads and the time of the start are behind the name in /proc/PID/stat: proc(5)."""
 
 Process = tuple[int, int]
 """A pid, and when it started: together they name a process for good."""
@@ -18,7 +20,7 @@ class OutrunError(OSError):
     """Processes are made faster than they can be killed, or do not die."""
 
 
-def sweep(spared: Set[int], collect: Callable[[], None], patience: float) -> None:
+def sweep(spared: Set[int], collect: Callable[[], None], patience: float, finished: Callable[[], bool]) -> None:
     """Kill all processes but some, and wait until they are dead.
 
     A killed process makes no other, but without a processor it takes its time to die: that is waited for, and only
@@ -28,6 +30,7 @@ def sweep(spared: Set[int], collect: Callable[[], None], patience: float) -> Non
         spared: Pids.
         collect: Called again and again; collects the dead that are the caller's children.
         patience: Seconds after which what still lives does not die.
+        finished: Whether none is left by the kernel's own count; asked when none is seen.
 
     Raises:
         OutrunError: Some may be alive still.
@@ -35,7 +38,7 @@ def sweep(spared: Set[int], collect: Callable[[], None], patience: float) -> Non
     killed: set[Process] = set()
     ends = time.monotonic() + patience
     sweeps = 0
-    while left := {process for process in living() if process[0] not in spared}:
+    while (left := {process for process in living() if process[0] not in spared}) or not finished():
         fresh = left - killed
         sweeps += bool(fresh)
         if sweeps > SWEEPS:
@@ -61,6 +64,7 @@ def living() -> set[Process]:
                     fields = file.read().rpartition(b")")[2].split()
             except OSError:
                 continue
-            if fields[0] not in (b"Z", b"X"):
-                found.add((int(name), int(fields[19])))
+            # One whose first thread has ended looks dead, too, while others of its threads go on.
+            if fields[0] not in (b"Z", b"X") or int(fields[_THREADS]) > 1:
+                found.add((int(name), int(fields[_START])))
     return found

@@ -1,19 +1,25 @@
-"""What keeps running where memory is used up: the program that runs code must not be a part of what is dropped."""
+"""Where code uses up the memory: what runs it must not be a part of what is dropped, and the code pays if it ends."""
 
 import ctypes
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from palestra.envs.sandbox.base import Request
+from palestra.envs.sandbox.container_worker import ContainerWorker
 from palestra.envs.sandbox.docker import DockerSandbox
-from palestra.envs.sandbox.inside import jail
+from palestra.envs.sandbox.inside import jail, wire
+from palestra.envs.sandbox.inside.execution import InfrastructureError, Outcome
 
 if TYPE_CHECKING:
     from docker.client import DockerClient
@@ -86,6 +92,69 @@ def test_a_kernel_that_cannot_copy_is_no_error(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(jail, "_libc", Old())
     assert jail.hold_program() is False
+
+
+class Ended:
+    """The stream to a container that ends, without a word, as soon as it was given something to run."""
+
+    def __init__(self, *, said: str = "", out_of_memory: bool) -> None:
+        self.said = said
+        self.out_of_memory = out_of_memory
+        self.asked: list[float] = []
+        self._ours, self._theirs = socket.socketpair()
+        self._greeted = False
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
+
+    def send(self, data: bytes) -> None:
+        if not self._greeted:
+            self._greeted = True
+            self._theirs.sendall(wire.Encoder(data[-wire.KEY_BYTES :], wire.TO_HOST).encode(0, {}, b""))
+        else:
+            self._theirs.close()
+
+    def receive(self) -> bytes:
+        return self._ours.recv(65536)
+
+    def errors(self) -> str:
+        return self.said
+
+    def exhausted(self, since: float) -> bool:
+        self.asked.append(since)
+        return self.out_of_memory
+
+    def kill(self) -> None:
+        self._theirs.close()
+
+    def close(self) -> None:
+        self._ours.close()
+
+
+def end(transport: Ended) -> Outcome | InfrastructureError:
+    worker = ContainerWorker(transport, b"")
+    outcome: Future[Outcome | InfrastructureError] = Future()
+    try:
+        worker.run(Request(code=b"1", stdin=b"", files={}, timeout=5), outcome.set_result)
+        return outcome.result(10)
+    finally:
+        worker.close()
+
+
+def test_code_pays_for_a_container_that_ended_for_lack_of_memory() -> None:
+    before = time.time()
+    transport = Ended(out_of_memory=True)
+    outcome = end(transport)
+    assert isinstance(outcome, Outcome)
+    assert (outcome.status, outcome.exit_code, outcome.alive) == ("memory", None, False)
+    assert before <= transport.asked[0] <= time.time()
+
+
+@pytest.mark.parametrize("transport", [{"out_of_memory": False}, {"said": "Traceback", "out_of_memory": True}])
+def test_code_does_not_pay_for_a_container_that_ended_otherwise(transport: dict[str, Any]) -> None:
+    outcome = end(Ended(**transport))
+    assert type(outcome) is InfrastructureError
+    assert str(outcome) == f"the container ended: {transport.get('said', 'it said nothing')}"
 
 
 @pytest.fixture

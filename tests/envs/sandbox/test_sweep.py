@@ -2,6 +2,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -42,26 +44,26 @@ class Processes:
 
 def test_all_but_the_spared_are_killed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     processes = Processes(monkeypatch, dying=1)
-    sweep({1, 7}, lambda: None, 10)
+    sweep({1, 7}, lambda: None, 10, lambda: True)
     assert sorted(processes.kills) == [50, 51]
     assert {pid for pid, _ in processes.alive} == {1, 7}
 
 
 def test_slow_deaths_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     processes = Processes(monkeypatch, dying=40 * SWEEPS)
-    sweep({1, 7}, lambda: None, 10)
+    sweep({1, 7}, lambda: None, 10, lambda: True)
     assert sorted(processes.kills) == [50, 51]
 
 
 def test_what_does_not_die_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     Processes(monkeypatch, dying=10**9)
     with pytest.raises(OutrunError, match="alive 10 s after"):
-        sweep({1, 7}, lambda: None, 10)
+        sweep({1, 7}, lambda: None, 10, lambda: True)
 
 
 def test_some_forks_are_caught_up_with(monkeypatch: pytest.MonkeyPatch) -> None:
     processes = Processes(monkeypatch, dying=3, forks=SWEEPS // 2)
-    sweep({1, 7}, lambda: None, 10)
+    sweep({1, 7}, lambda: None, 10, lambda: True)
     assert {pid for pid, _ in processes.alive} == {1, 7}
 
 
@@ -75,7 +77,7 @@ def test_endless_forks_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "kill", kill)
     with pytest.raises(OutrunError, match="faster"):
-        sweep({1, 7}, lambda: None, 10)
+        sweep({1, 7}, lambda: None, 10, lambda: True)
 
 
 def test_a_pid_that_is_used_again_is_killed_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +87,40 @@ def test_a_pid_that_is_used_again_is_killed_again(monkeypatch: pytest.MonkeyPatc
         if processes.alive.pop((50, 5000), None) is not None:
             processes.alive[50, 9999] = None
 
-    sweep({1, 7}, collect, 10)
+    sweep({1, 7}, collect, 10, lambda: True)
     assert sorted(processes.kills) == [50, 50, 51]
     assert {pid for pid, _ in processes.alive} == {1, 7}
+
+
+def test_what_is_counted_but_not_seen_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = Processes(monkeypatch, dying=1)
+    sweep({1, 7}, lambda: None, 10, lambda: processes.now > 5)
+    assert 5 < processes.now < 6
+    with pytest.raises(OutrunError, match="alive 10 s after"):
+        sweep({1, 7}, lambda: None, 10, lambda: False)
+
+
+LEADERLESS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+print(flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_lives() -> None:
+    with subprocess.Popen([sys.executable, "-c", LEADERLESS], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        stat = Path(f"/proc/{process.pid}/stat")
+        deadline = time.monotonic() + 10
+        while stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert process.pid in {pid for pid, _ in living()}
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert process.pid not in {pid for pid, _ in living()}
 
 
 def test_the_dead_are_not_living() -> None:
