@@ -12,7 +12,6 @@ import select
 import selectors
 import signal
 import socket
-from contextlib import suppress
 from typing import Any
 
 from palestra.envs.sandbox.inside import files, jail, scheduling, zygote
@@ -23,8 +22,6 @@ from palestra.envs.sandbox.inside.wire import KEY_BYTES, TO_HOST, TO_RUNNER, Dec
 
 _KILL_COUNTS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _TASK_COUNTS = ("/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current")
-_OURS = 2
-"""Tasks that are there between executions: this process and the zygote."""
 _ENDED = "the code ended what forks in the container"
 _FOLDERS = ("/tmp", "/dev/shm")
 _NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", *_FOLDERS)
@@ -63,6 +60,7 @@ def _read_exactly(count: int) -> bytes:
 class _Container:
     def __init__(self, control: socket.socket, zygote_pid: int, key: bytes, held: bool) -> None:
         self._zygote_pid = zygote_pid
+        self._zygote_collected = False
         self._held = held
         self._encoder = Encoder(key, TO_HOST)
         self._decoder = Decoder(key, TO_RUNNER)
@@ -181,8 +179,8 @@ class _Container:
         """Kill and remove what an execution left."""
         if child.stage == "waiting":
             return
-        if not self._only(_OURS):
-            self._sweep(_OURS)
+        if not self._nothing_left(child):
+            self._sweep(child)
         for path in _FOLDERS:
             if os.path.isdir(path):
                 folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -194,25 +192,30 @@ class _Container:
             if os.path.exists(path):
                 os.utime(path)
 
-    def _on_gone(self) -> None:
+    def _on_gone(self, child: Child) -> None:
         """Have the zygote collect a child that is dead; others could hinder it, and it may have been stopped."""
-        if not self._only(_OURS + 1):
-            self._sweep(_OURS + 1)
-        with suppress(ProcessLookupError):
+        if not self._nothing_left(child):
+            self._sweep(child)
+        if not self._zygote_collected:
             os.kill(self._zygote_pid, signal.SIGCONT)
 
-    def _only(self, tasks: int) -> bool:
-        """Whether there are no more tasks, the dead that nobody has collected included; False if nobody knows."""
-        return self._tasks >= 0 and int(os.pread(self._tasks, 32, 0)) <= tasks
+    def _nothing_left(self, child: Child) -> bool:
+        """Whether a dead child has left no task, by the kernel's count; False if nobody knows.
 
-    def _sweep(self, tasks: int) -> None:
-        """Kill all processes but this one and the zygote; the zygote too, if the others outrun us.
-
-        Args:
-            tasks: How many there are when that is done, the dead that others collect included.
+        The dead that nobody has collected count, too. Whether the child is one of them is looked at after counting: if
+        it is collected in between, there is a task too many, and never one too few.
         """
+        if self._tasks < 0:
+            return False
+        count = int(os.pread(self._tasks, 32, 0))
+        ours = 1 if self._zygote_collected else 2
+        return count <= ours + child.uncollected()
+
+    def _sweep(self, child: Child) -> None:
+        """Kill all processes but this one and the zygote; the zygote too, if the others outrun us."""
+        spared = {1} if self._zygote_collected else {1, self._zygote_pid}
         try:
-            sweep({1, self._zygote_pid}, self._reap, GRACE_S, lambda: self._tasks < 0 or self._only(tasks))
+            sweep(spared, self._reap, GRACE_S, lambda: self._tasks < 0 or self._nothing_left(child))
         except OutrunError:
             os.kill(-1, signal.SIGKILL)  # all at once: nothing can outrun that
             raise
@@ -226,6 +229,7 @@ class _Container:
                 return
             if pid == 0:
                 return
+            self._zygote_collected |= pid == self._zygote_pid
             self._supervisor.orphaned(pid, status, round((usage.ru_utime + usage.ru_stime) * 1e6))
 
 

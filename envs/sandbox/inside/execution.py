@@ -159,6 +159,16 @@ class Child:
             except ProcessLookupError:
                 pass
 
+    def uncollected(self) -> bool:
+        """Whether the process is there, if only as a dead one that nobody has waited for."""
+        if self.pidfd < 0:
+            return False
+        try:
+            signal.pidfd_send_signal(self.pidfd, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def finish(self, outcome: Outcome | InfrastructureError) -> None:
         """Tell whoever waits, once."""
         done, self.done = self.done, None
@@ -202,6 +212,7 @@ class Child:
         for descriptor in (self.stdout.descriptor, self.stderr.descriptor, self.pidfd, self.folder):
             if descriptor >= 0:
                 os.close(descriptor)
+        self.pidfd = -1
 
 
 def ask_for_child(zygote: socket.socket, number: int, group: "Group | None") -> Child:

@@ -56,7 +56,7 @@ class Supervisor:
         spares: int,
         new_group: Callable[[], Group] | None,
         settle: Callable[[Child], None],
-        gone: Callable[[], None] | None = None,
+        gone: Callable[[Child], None] | None = None,
         ambient: Group | None = None,
         alone: Callable[[Child], bool] | None = None,
     ) -> None:
@@ -426,7 +426,7 @@ class Supervisor:
         self.selector.unregister(child.pidfd)
         assert self._gone is not None
         try:
-            self._gone()
+            self._gone(child)
         except OSError:
             pass  # it had to end the zygote as well, and that is seen by itself
 

@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from palestra.envs.sandbox.inside import sweep as module
+from palestra.envs.sandbox.inside.execution import Child, Stream
 from palestra.envs.sandbox.inside.sweep import SWEEPS, OutrunError, Process, living, sweep
 
 
@@ -128,3 +130,15 @@ def test_the_dead_are_not_living() -> None:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert process.pid not in {pid for pid, _ in living()}
         assert os.getpid() in {pid for pid, _ in living()}
+
+
+def test_a_dead_child_is_there_until_somebody_has_waited_for_it() -> None:
+    ours, theirs = socket.socketpair()
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process, ours, theirs:
+        child = Child(1, ours, Stream(os.eventfd(0)), Stream(os.eventfd(0)), None, pidfd=os.pidfd_open(process.pid))
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert child.uncollected()
+        process.wait()
+        assert not child.uncollected()
+        child.close()
+        assert not child.uncollected()
