@@ -1,6 +1,7 @@
 """Linux namespaces, capabilities and seccomp by way of libc: what a child gives up before it runs anything.
 
-Every function raises `OSError` where the kernel refuses.
+Every function raises `OSError` where the kernel refuses, but for `hold_program` and `use_huge_pages`, which do what it
+allows.
 """
 
 import ctypes
