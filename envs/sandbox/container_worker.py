@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from palestra.envs.sandbox.base import Request, SandboxError, SessionEndedError
 from palestra.envs.sandbox.inside.execution import Done, ExhaustedError, InfrastructureError, Outcome, RefusedError
@@ -49,6 +49,7 @@ class Transport(Protocol):
 
 @dataclass(frozen=True)
 class _Pending:
+    op: str
     answer: Callable[[Message | InfrastructureError], None]
     deadline: float
     since: float
@@ -77,9 +78,12 @@ class ContainerWorker(Worker):
         self._lock = threading.Lock()
         self._sending = threading.Lock()  # of its own: while a send waits, answers must be read
         self._pending: dict[int, _Pending] = {}
+        self._session: Literal["none", "open", "closing"] = "none"
+        """`closing`: what it left may be there still."""
+        self._session_since = 0.0  # of `time.time()`
         self._number = 0
         greeting: Future[Message] = Future()
-        self._expect(0, lambda message: _resolve(greeting, message), WORKER_START_LIMIT_S)
+        self._expect(0, "start", lambda message: _resolve(greeting, message), WORKER_START_LIMIT_S)
         self._thread = threading.Thread(target=self._receive, name="palestra-container", daemon=True)
         try:
             transport.send(bundle + key)
@@ -108,9 +112,18 @@ class ContainerWorker(Worker):
         """Open a session."""
 
         def answered(answer: Message | InfrastructureError) -> None:
-            opened(answer if isinstance(answer, InfrastructureError) else _ContainerSession(self))
+            if isinstance(answer, InfrastructureError):
+                opened(answer)
+                return
+            self._session, self._session_since = "open", time.time()
+            opened(_ContainerSession(self))
 
         self.ask({"op": "open"}, b"", answered, 0)
+
+    def close_session(self) -> None:
+        """End the session that is open."""
+        self._session = "closing"
+        self.tell({"op": "close"})
 
     def facts(self) -> str:
         """JSON that describes what runs inside."""
@@ -134,7 +147,7 @@ class ContainerWorker(Worker):
         with self._lock:
             self._number = self._number % (2**32 - 1) + 1
             number = self._number
-        self._expect(number, answer, timeout + _SLACK_S)
+        self._expect(number, header["op"], answer, timeout + _SLACK_S)
         self._send(number, header, body)
         return number
 
@@ -142,10 +155,12 @@ class ContainerWorker(Worker):
         """Send something that has no answer."""
         self._send(0, header, b"")
 
-    def _expect(self, number: int, answer: Callable[[Message | InfrastructureError], None], seconds: float) -> None:
+    def _expect(
+        self, number: int, op: str, answer: Callable[[Message | InfrastructureError], None], seconds: float
+    ) -> None:
         with self._lock:
             if self.failed is None:
-                self._pending[number] = _Pending(answer, time.monotonic() + seconds, time.time())
+                self._pending[number] = _Pending(op, answer, time.monotonic() + seconds, time.time())
                 return
         answer(InfrastructureError(self.failed))
 
@@ -155,7 +170,7 @@ class ContainerWorker(Worker):
                 if self.failed is None:
                     self._transport.send(self._encoder.encode(number, header, body))
         except OSError as error:
-            self._fail(f"the container takes nothing any more: {error}")
+            self._lost(f"the container takes nothing any more: {error}")
 
     def _receive(self) -> None:
         poll = select.poll()
@@ -170,7 +185,7 @@ class ContainerWorker(Worker):
                 continue
             data = self._transport.receive()
             if not data:
-                self._ended()
+                self._lost("the container ended")
                 return
             try:
                 for message in self._decoder.feed(data):
@@ -178,25 +193,32 @@ class ContainerWorker(Worker):
             except WireError as error:
                 self._fail(f"the container sent {error}")
 
-    def _ended(self) -> None:
-        """Say why the container has ended. In one there is one execution at a time, and the memory is all its own."""
-        said = self._transport.errors().strip()
+    def _lost(self, reason: str) -> None:
+        """Give up a container that ended; its memory was all for the one execution, or the session, that it had."""
         with self._lock:
-            since = min((pending.since for pending in self._pending.values()), default=math.inf)
-        if not said and self.failed is None and since < math.inf and self._transport.exhausted(since):
+            said = self._transport.errors().strip()
+            begun = [pending.since for pending in self._pending.values() if pending.op == "run"]
+        if self._session != "none":
+            begun = [self._session_since] if self._session == "open" else []
+        if not said and self.failed is None and begun and self._transport.exhausted(begun[0]):
+            self.ended_by_code = self._session == "open"
             self._fail("the code used up the memory of what runs it", ExhaustedError)
-        self._fail(f"the container ended: {said or 'it said nothing'}")
+        self._fail(f"{reason}: {said or 'it said nothing'}")
 
     def _take(self, message: Message) -> None:
         with self._lock:
             pending = self._pending.pop(message.number, None)
             if last := message.header.get("last"):  # told with the result, so that nobody sends it anything more
                 self.failed = self.failed or str(last)
+                self.ended_by_code = self._session == "open"
+            if pending is not None and pending.op == "run":  # what was before it is gone
+                self._session = "none"
         if pending is not None and "failure" not in message.header:
             pending.answer(message)
         elif pending is not None:
             pending.answer(InfrastructureError(message.header["failure"]))
         elif message.number == 0 and "failure" in message.header:
+            self.ended_by_code = bool(message.header["by_code"])
             self._fail(message.header["failure"])
         else:
             self._fail("the container answered what nobody had asked")
@@ -221,7 +243,15 @@ class _ContainerSession:
         """Run a cell."""
         header = {"op": "cell", "timeout": request.timeout, "sizes": [len(request.code), len(request.stdin)]}
         body = request.code + request.stdin
-        self._worker.ask(header, body, _tell_outcome(done), request.timeout)
+        tell = _tell_outcome(done)
+
+        def answered(answer: Message | InfrastructureError) -> None:
+            if self._over(answer):
+                done(Outcome("ended", None, 0.0, 0.0, b"", b""))
+            else:
+                tell(answer)
+
+        self._worker.ask(header, body, answered, request.timeout)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file."""
@@ -237,17 +267,29 @@ class _ContainerSession:
 
     def close(self) -> None:
         """End the session."""
-        self._worker.tell({"op": "close"})
+        self._worker.close_session()
 
     def _file(self, header: dict[str, Any], body: bytes = b"") -> Message:
         future: Future[Message] = Future()
-        self._worker.ask(header, body, lambda answer: _resolve(future, answer), 0)
+
+        def answered(answer: Message | InfrastructureError) -> None:
+            if isinstance(answer, ExhaustedError) or self._over(answer):
+                future.set_exception(SessionEndedError(ENDED))
+            else:
+                _resolve(future, answer)
+
+        self._worker.ask(header, body, answered, 0)
         message = future.result()
         if "ended" in message.header:
             raise SessionEndedError(ENDED)
         if "missing" in message.header:
             raise FileNotFoundError(message.header["missing"])
         return message
+
+    def _over(self, answer: Message | InfrastructureError) -> bool:
+        """Whether nothing was done, because the session's code had ended what runs it."""
+        lost = isinstance(answer, InfrastructureError) and not isinstance(answer, ExhaustedError)
+        return lost and self._worker.ended_by_code
 
 
 def _resolve(future: "Future[Message]", answer: Message | InfrastructureError) -> None:

@@ -86,7 +86,7 @@ class DockerSandbox(PoolSandbox):
 
     def describe(self) -> dict[str, str]:
         """Return what is enforced; see `Sandbox.describe`."""
-        facts = json.loads(self.worker_facts())
+        facts = json.loads(self.worker_facts)
         limits = self.limits
         return {
             "isolation": f"a container (runtime: {self._runtime or 'default'}); no network; read-only root",

@@ -93,7 +93,7 @@ class LocalSandbox(PoolSandbox):
 
     def describe(self) -> dict[str, str]:
         """Return what is enforced; see `Sandbox.describe`."""
-        facts = json.loads(self.worker_facts())
+        facts = json.loads(self.worker_facts)
         limits = self.limits
         return {
             "isolation": "bubblewrap; own pid, mount, ipc and user namespaces per execution; no network",

@@ -85,7 +85,8 @@ class PoolSandbox(Sandbox):
         self._closed = False
         self._pid = os.getpid()
         first = start()
-        self._facts = first.facts()
+        self.worker_facts = first.facts()
+        """JSON that a worker tells of itself: the version of Python and of the packages that are loaded."""
         self._places.append(Place(first))
 
     # What users call.
@@ -113,10 +114,6 @@ class PoolSandbox(Sandbox):
         """Return what was done since the sandbox was opened."""
         with self._lock:
             return replace(self._stats)
-
-    def worker_facts(self) -> str:
-        """JSON that a worker tells of itself: the version of Python and of the packages that are loaded."""
-        return self._facts
 
     @property
     def closed(self) -> bool:
@@ -256,10 +253,9 @@ class PoolSandbox(Sandbox):
             self._places.remove(place)
             self._stats.workers_replaced += 1
             self._stats.last_failure = str(place.worker.failed)
-            error = SandboxError(f"the sandbox failed: {place.worker.failed}")
             for job in place.waiting:
-                self._stats.failed += 1
-                settle(job.future, error)
+                self._stats.failed += not place.worker.ended_by_code
+                settle(job.future, _over(place.worker))
             place.waiting.clear()
             threading.Thread(target=place.worker.close, name="palestra-sandbox-end", daemon=True).start()
 
@@ -300,7 +296,7 @@ class PoolSandbox(Sandbox):
         with self._lock:
             known = place in self._places
         if not known:
-            raise SandboxError(f"the sandbox failed: {place.worker.failed}")
+            raise _over(place.worker)
         self._submit(_Job(0, future, request, session), place)
         return future
 
@@ -312,6 +308,11 @@ class PoolSandbox(Sandbox):
         with self._lock:
             place.taken = False
         self._dispatch()
+
+
+def _over(worker: Worker) -> SandboxError | SessionEndedError:
+    """Say to a session why its worker is gone."""
+    return SessionEndedError(ENDED) if worker.ended_by_code else SandboxError(f"the sandbox failed: {worker.failed}")
 
 
 def _result(outcome: Outcome) -> ExecResult:

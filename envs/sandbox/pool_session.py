@@ -102,6 +102,7 @@ class PoolSession(Session):
                     inner = self._pool.cell(self._place, self._session, request)
                     break
             except PalestraError as error:
+                self._over(error)
                 settle(future, error)
             with self._lock:
                 self._running = False
@@ -113,12 +114,15 @@ class PoolSession(Session):
             self._alive = False
             self._ended(future, SessionEndedError(ENDED))
         elif (error := inner.exception()) is not None:
-            self._alive = False
-            self._failure = None if isinstance(error, SessionEndedError) else error
+            self._over(error)
             self._ended(future, error)
         else:
             result, self._alive = inner.result()
             self._ended(future, result)
+
+    def _over(self, error: BaseException) -> None:
+        self._alive = False
+        self._failure = None if isinstance(error, SessionEndedError) else error
 
     def _ended(self, future: "Future[ExecResult]", value: object) -> None:
         with self._lock:

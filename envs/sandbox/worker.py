@@ -57,6 +57,8 @@ class Worker(ABC):
     """Whether a session has the worker for itself."""
     failed: str | None = None
     """Why it can do nothing more."""
+    ended_by_code = False
+    """Whether it failed by the doing of a session's code: then that session has ended, and no sandbox has failed."""
 
     @abstractmethod
     def run(self, request: Request, done: Done) -> Cancel:

@@ -23,6 +23,7 @@ from palestra.envs.sandbox.inside.wire import KEY_BYTES, TO_HOST, TO_RUNNER, Dec
 _KILL_COUNTS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _TASK_COUNTS = ("/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current")
 _ENDED = "the code ended what forks in the container"
+_DEATH_S = 1.0
 _FOLDERS = ("/tmp", "/dev/shm")
 _NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", *_FOLDERS)
 """What everybody may touch: its times would tell something to the next execution."""
@@ -60,7 +61,7 @@ def _read_exactly(count: int) -> bytes:
 class _Container:
     def __init__(self, control: socket.socket, zygote_pid: int, key: bytes, held: bool) -> None:
         self._zygote_pid = zygote_pid
-        self._zygote_collected = False
+        self._zygote_status: int | None = None  # as `os.waitpid` gives it, once it is collected
         self._held = held
         self._encoder = Encoder(key, TO_HOST)
         self._decoder = Decoder(key, TO_RUNNER)
@@ -86,7 +87,7 @@ class _Container:
                 self._greeted = True
                 self._send(0, json.loads(self._supervisor.facts) | {"held": self._held})
             self._reap()
-        self._send(0, {"failure": self._supervisor.failure})
+        self._send(0, {"failure": self._supervisor.failure, "by_code": self._ended_by_code()})
 
     def _send(self, number: int, header: dict[str, Any], body: bytes = b"") -> None:
         view = memoryview(self._encoder.encode(number, header, body))
@@ -95,6 +96,14 @@ class _Container:
                 view = view[os.write(1, view) :]
         except OSError:
             os._exit(0)
+
+    def _ended_by_code(self) -> bool:
+        """Whether what a session left between its cells has killed the zygote, which would not do that itself."""
+        if self._session is None:
+            return False
+        select.select([self._zygote], [], [], _DEATH_S)  # it loses its socket a little before it is dead
+        self._reap()
+        return self._zygote_status is not None and os.WIFSIGNALED(self._zygote_status)
 
     def _on_zygote_gone(self) -> None:
         self._supervisor.selector.unregister(self._zygote)  # having woken up was all: `serve` collects the dead
@@ -137,14 +146,15 @@ class _Container:
             kind = "refused" if isinstance(outcome, RefusedError) else "failure"
             self._send(number, {kind: str(outcome)})
             return
+        last = self._supervisor.failure or (_ENDED if select.select([self._zygote], [], [], 0)[0] else "")
         header = {
             "status": outcome.status,
             "exit_code": outcome.exit_code,
             "wall_s": outcome.wall_s,
             "cpu_s": outcome.cpu_s,
-            "alive": outcome.alive,
+            "alive": outcome.alive and not last,
             "stdout": len(outcome.stdout),
-            "last": self._supervisor.failure or (_ENDED if select.select([self._zygote], [], [], 0)[0] else ""),
+            "last": last,
         }
         self._send(number, header, outcome.stdout + outcome.stderr)
 
@@ -196,7 +206,7 @@ class _Container:
         """Have the zygote collect a child that is dead; others could hinder it, and it may have been stopped."""
         if not self._nothing_left(child):
             self._sweep(child)
-        if not self._zygote_collected:
+        if self._zygote_status is None:
             os.kill(self._zygote_pid, signal.SIGCONT)
 
     def _nothing_left(self, child: Child) -> bool:
@@ -208,12 +218,12 @@ class _Container:
         if self._tasks < 0:
             return False
         count = int(os.pread(self._tasks, 32, 0))
-        ours = 1 if self._zygote_collected else 2
+        ours = 2 if self._zygote_status is None else 1
         return count <= ours + child.uncollected()
 
     def _sweep(self, child: Child) -> None:
         """Kill all processes but this one and the zygote; the zygote too, if the others outrun us."""
-        spared = {1} if self._zygote_collected else {1, self._zygote_pid}
+        spared = {1, self._zygote_pid} if self._zygote_status is None else {1}
         try:
             sweep(spared, self._reap, GRACE_S, lambda: self._tasks < 0 or self._nothing_left(child))
         except OutrunError:
@@ -229,7 +239,8 @@ class _Container:
                 return
             if pid == 0:
                 return
-            self._zygote_collected |= pid == self._zygote_pid
+            if pid == self._zygote_pid:
+                self._zygote_status = status
             self._supervisor.orphaned(pid, status, round((usage.ru_utime + usage.ru_stime) * 1e6))
 
 

@@ -275,13 +275,20 @@ class Group:
     def tasks(self) -> int:
         """How many threads and processes are in it, the dead that nobody has collected included."""
         assert self._tasks is not None
-        with open(self._tasks, encoding="ascii") as file:
-            return int(file.read())
+        return int(_read(self._tasks))
 
     def kills(self) -> int:
         """How often a process in it was killed because the memory was used up."""
         if self._kills is None:
             return 0
-        with open(self._kills, encoding="ascii") as file:
-            counts = dict(line.split() for line in file)
-        return int(counts.get("oom_kill", 0))
+        counts = dict(line.split() for line in _read(self._kills).splitlines())
+        return int(counts.get(b"oom_kill", 0))
+
+
+def _read(path: str) -> bytes:
+    """Read a small file of the kernel's."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)

@@ -41,6 +41,7 @@ INTERRUPT_GRACE_S = 0.3
 UNCOLLECTED = 4
 """Children at a time that may be still dying when their outcome has been told: they hold their memory."""
 
+_ENDED_BY_CODE = "the zygote was ended by the code"
 TOO_MANY_FILES = "this process has too many open files; have fewer sessions, or raise the limit (ulimit -n)"
 
 Opened = Callable[[Child | InfrastructureError], None]
@@ -388,6 +389,7 @@ class Supervisor:
         if not packet:
             if self._gone is not None and any(child.done is not None for child in self._children.values()):
                 self.selector.unregister(self._zygote)  # the code ended it; its own end is told by `orphaned`
+                self._bury_untold()
                 return
             self.fail("the zygote ended")
             return
@@ -430,14 +432,20 @@ class Supervisor:
         except OSError:
             pass  # it had to end the zygote as well, and that is seen by itself
 
+    def _bury_untold(self) -> None:
+        """Take a child that the zygote collected, and was ended before it could tell, for killed as well."""
+        for child in list(self._children.values()):
+            if child.done is not None and not child.uncollected():
+                self._on_exit(packets.Exited(child.number, signal.SIGKILL, child.cpu_us), _ENDED_BY_CODE)
+
     def orphaned(self, pid: int, status: int, cpu_us: int) -> None:
         """Take the end of a child from its new parent, because the zygote is dead; the supervisor then fails."""
         for child in list(self._children.values()):
             if child.pid == pid:
-                self._on_exit(packets.Exited(child.number, status, cpu_us))
-                self.fail("the zygote was ended by the code")
+                self._on_exit(packets.Exited(child.number, status, cpu_us), _ENDED_BY_CODE)
 
-    def _on_exit(self, told: packets.Exited) -> None:
+    def _on_exit(self, told: packets.Exited, trouble: str | None = None) -> None:
+        """Take the end of a child; with `trouble` it is the last one."""
         child = self._children.pop(told.child, None)
         if child is None:
             self.fail("the zygote told of the end of a child that it never had")
@@ -445,7 +453,8 @@ class Supervisor:
         child.cpu_us = told.cpu_us
         if child in self._ready:
             self._ready.remove(child)
-        trouble = "a child ended before it was confined" if child.stage == "starting" else None
+        if child.stage == "starting":
+            trouble = "a child ended before it was confined"
         try:
             self._settle(child)
         except OSError as error:

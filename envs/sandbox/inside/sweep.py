@@ -62,8 +62,8 @@ def living() -> set[Process]:
             try:
                 with open(f"/proc/{name}/stat", "rb") as file:
                     fields = file.read().rpartition(b")")[2].split()
-            except OSError:
-                continue
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it is gone
             # One whose first thread has ended looks dead, too, while others of its threads go on.
             if fields[0] not in (b"Z", b"X") or int(fields[_THREADS]) > 1:
                 found.add((int(name), int(fields[_START])))

@@ -7,9 +7,9 @@ tried everything: an attack that breaks off early proves nothing. Other keys, al
 - `status`, `exit_code`, `stdout_has`, `stdout_lacks`, `stderr_has`: of every result; `last_stdout_has`: of the
   last one. Without `status` and `stdout_has` a result must be `ok` and have PROBED in it (cells: anything).
 - `max_wall`: seconds; default: `timeout` and 3 more. `steps_differ`: no two outputs after the first are equal.
-- `processes`: it makes some. `may_end`: the session may be over before the last cell. `prelude`: it uses the
-  helpers below. `only`: a backend. `machine`: the processor whose call numbers it uses. `connects_to`: a port
-  that the host tries to reach meanwhile.
+- `processes`: it makes some. `may_end`: the session may be over before the last cell. `pause`: seconds between
+  cells. `prelude`: it uses the helpers below. `only`: a backend. `machine`: the processor whose call numbers it
+  uses. `connects_to`: a port that the host tries to reach meanwhile.
 
 Never point these at a backend without isolation: they are real.
 """
@@ -275,6 +275,7 @@ def cells(
                 assert attack.get("may_end")
                 break
             assert clock() - began <= longest, (results, sandbox.stats())
+            time.sleep(attack.get("pause", 0.0))
     return results
 
 

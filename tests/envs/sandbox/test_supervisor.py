@@ -259,6 +259,7 @@ def check_play(seed: int, dead: int, clock: Clock) -> None:
     dice = random.Random(seed)
     before = len(os.listdir("/proc/self/fd"))
     play = Play(dead, clock, dice)
+    play.supervisor._gone = dice.choice((None, lambda child: None))
     play.ready()
     play.step()
     for _ in range(dice.randrange(5, 60)):
@@ -475,6 +476,22 @@ def test_a_zygote_that_does_not_tell_the_end_is_given_up(dead: int, monkeypatch:
         play.step()
     (outcome,) = play.told[0]
     assert isinstance(outcome, InfrastructureError)
+    play.end()
+
+
+def test_a_program_that_was_collected_but_not_told_by_a_killed_zygote_was_killed(
+    dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play = honest(dead, Clock(monkeypatch))
+    play.settle = lambda child: None  # type: ignore[method-assign]
+    play.supervisor._gone = lambda child: None
+    play.run()
+    play.zygote.close()
+    play.step()
+    (outcome,) = play.told[0]
+    assert isinstance(outcome, Outcome)
+    assert (outcome.status, outcome.exit_code, outcome.alive) == ("killed", 137, False)
+    assert play.supervisor.failure == "the zygote was ended by the code"
     play.end()
 
 
