@@ -6,16 +6,24 @@ import secrets
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from palestra.envs.sandbox.base import Request, SandboxError, SessionEndedError
-from palestra.envs.sandbox.inside.execution import Done, ExhaustedError, InfrastructureError, Outcome, RefusedError
+from palestra.envs.sandbox.inside.execution import (
+    NEVER_RAN,
+    Done,
+    ExhaustedError,
+    InfrastructureError,
+    Outcome,
+    RefusedError,
+)
 from palestra.envs.sandbox.inside.supervisor import GRACE_S, INTERRUPT_GRACE_S, START_LIMIT_S
 from palestra.envs.sandbox.inside.wire import KEY_BYTES, TO_HOST, TO_RUNNER, Decoder, Encoder, Message, WireError
-from palestra.envs.sandbox.worker import ENDED, Cancel, Worker, WorkerSession
+from palestra.envs.sandbox.worker import ENDED, Cancel, Worker, WorkerSession, nothing
 from palestra.envs.sandbox.worker import START_LIMIT_S as WORKER_START_LIMIT_S
 
 _SLACK_S = START_LIMIT_S + INTERRUPT_GRACE_S + 3 * GRACE_S
@@ -38,7 +46,7 @@ class Transport(Protocol):
         """The end of what the runner wrote to its standard error."""
 
     def exhausted(self, since: float) -> bool:
-        """Whether the kernel has killed something in there for lack of memory, since that `time.time()`."""
+        """Whether it has ended for lack of memory, used up since that `time.time()`."""
 
     def kill(self) -> None:
         """End the runner and all it started."""
@@ -49,7 +57,6 @@ class Transport(Protocol):
 
 @dataclass(frozen=True)
 class _Pending:
-    op: str
     answer: Callable[[Message | InfrastructureError], None]
     deadline: float
     since: float
@@ -75,15 +82,15 @@ class ContainerWorker(Worker):
         self._transport = transport
         self._encoder = Encoder(key, TO_RUNNER)
         self._decoder = Decoder(key, TO_HOST)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the end of a forgotten session may come in the middle
         self._sending = threading.Lock()  # of its own: while a send waits, answers must be read
+        self._outbox: deque[tuple[int, dict[str, Any], bytes]] = deque()
         self._pending: dict[int, _Pending] = {}
-        self._session: Literal["none", "open", "closing"] = "none"
-        """`closing`: what it left may be there still."""
-        self._session_since = 0.0  # of `time.time()`
+        self._session_since: float | None = None
+        """Of `time.time()`; None: nothing is there of any session."""
         self._number = 0
         greeting: Future[Message] = Future()
-        self._expect(0, "start", lambda message: _resolve(greeting, message), WORKER_START_LIMIT_S)
+        self._expect(0, lambda message: _resolve(greeting, message), WORKER_START_LIMIT_S)
         self._thread = threading.Thread(target=self._receive, name="palestra-container", daemon=True)
         try:
             transport.send(bundle + key)
@@ -115,15 +122,20 @@ class ContainerWorker(Worker):
             if isinstance(answer, InfrastructureError):
                 opened(answer)
                 return
-            self._session, self._session_since = "open", time.time()
-            opened(_ContainerSession(self))
+            self._session_since = time.time()
+            opened(_ContainerSession(self, answer.number))
 
         self.ask({"op": "open"}, b"", answered, 0)
 
-    def close_session(self) -> None:
-        """End the session that is open."""
-        self._session = "closing"
-        self.tell({"op": "close"})
+    def close_session(self, number: int, closed: Callable[[], None]) -> None:
+        """End a session; `closed` is called when nothing of it is left, or the container has failed."""
+
+        def answered(answer: Message | InfrastructureError) -> None:
+            if not isinstance(answer, InfrastructureError):
+                self._session_since = None
+            closed()
+
+        self.ask({"op": "close", "session": number}, b"", answered, 0)
 
     def facts(self) -> str:
         """JSON that describes what runs inside."""
@@ -147,7 +159,7 @@ class ContainerWorker(Worker):
         with self._lock:
             self._number = self._number % (2**32 - 1) + 1
             number = self._number
-        self._expect(number, header["op"], answer, timeout + _SLACK_S)
+        self._expect(number, answer, timeout + _SLACK_S)
         self._send(number, header, body)
         return number
 
@@ -155,29 +167,33 @@ class ContainerWorker(Worker):
         """Send something that has no answer."""
         self._send(0, header, b"")
 
-    def _expect(
-        self, number: int, op: str, answer: Callable[[Message | InfrastructureError], None], seconds: float
-    ) -> None:
+    def _expect(self, number: int, answer: Callable[[Message | InfrastructureError], None], seconds: float) -> None:
         with self._lock:
             if self.failed is None:
-                self._pending[number] = _Pending(op, answer, time.monotonic() + seconds, time.time())
+                self._pending[number] = _Pending(answer, time.monotonic() + seconds, time.time())
                 return
         answer(InfrastructureError(self.failed))
 
     def _send(self, number: int, header: dict[str, Any], body: bytes) -> None:
-        try:
-            with self._sending:
-                if self.failed is None:
-                    self._transport.send(self._encoder.encode(number, header, body))
-        except OSError as error:
-            self._lost(f"the container takes nothing any more: {error}")
+        """Send, or leave it to whoever sends: this thread itself, where a forgotten session ends in the middle."""
+        self._outbox.append((number, header, body))
+        while self._outbox and self._sending.acquire(blocking=False):
+            try:
+                while self._outbox and self.failed is None:
+                    self._transport.send(self._encoder.encode(*self._outbox.popleft()))
+                if self.failed is not None:
+                    self._outbox.clear()
+            except OSError as error:
+                self._lost(f"the container takes nothing any more ({error})")
+            finally:
+                self._sending.release()
 
     def _receive(self) -> None:
         poll = select.poll()
         poll.register(self._transport.fileno(), select.POLLIN)
         while self.failed is None:
             with self._lock:
-                deadline = min((p.deadline for p in self._pending.values()), default=math.inf)
+                deadline = min((p.deadline for p in list(self._pending.values())), default=math.inf)
             wait = deadline - time.monotonic()
             if not poll.poll(1000 * max(0.0, min(wait, 1.0))):
                 if wait <= 0:
@@ -197,11 +213,9 @@ class ContainerWorker(Worker):
         """Give up a container that ended; its memory was all for the one execution, or the session, that it had."""
         with self._lock:
             said = self._transport.errors().strip()
-            begun = [pending.since for pending in self._pending.values() if pending.op == "run"]
-        if self._session != "none":
-            begun = [self._session_since] if self._session == "open" else []
-        if not said and self.failed is None and begun and self._transport.exhausted(begun[0]):
-            self.ended_by_code = self._session == "open"
+            since = self._session_since or min((p.since for p in list(self._pending.values())), default=math.inf)
+        if not said and self.failed is None and since < math.inf and self._transport.exhausted(since):
+            self.ended_by_code = self._session_since is not None
             self._fail("the code used up the memory of what runs it", ExhaustedError)
         self._fail(f"{reason}: {said or 'it said nothing'}")
 
@@ -210,9 +224,7 @@ class ContainerWorker(Worker):
             pending = self._pending.pop(message.number, None)
             if last := message.header.get("last"):  # told with the result, so that nobody sends it anything more
                 self.failed = self.failed or str(last)
-                self.ended_by_code = self._session == "open"
-            if pending is not None and pending.op == "run":  # what was before it is gone
-                self._session = "none"
+                self.ended_by_code = self._session_since is not None
         if pending is not None and "failure" not in message.header:
             pending.answer(message)
         elif pending is not None:
@@ -236,18 +248,24 @@ class ContainerWorker(Worker):
 class _ContainerSession:
     """The session of a `ContainerWorker`."""
 
-    def __init__(self, worker: ContainerWorker) -> None:
+    def __init__(self, worker: ContainerWorker, number: int) -> None:
         self._worker = worker
+        self._number = number
 
     def cell(self, request: Request, done: Done) -> None:
         """Run a cell."""
-        header = {"op": "cell", "timeout": request.timeout, "sizes": [len(request.code), len(request.stdin)]}
+        header = {
+            "op": "cell",
+            "session": self._number,
+            "timeout": request.timeout,
+            "sizes": [len(request.code), len(request.stdin)],
+        }
         body = request.code + request.stdin
         tell = _tell_outcome(done)
 
         def answered(answer: Message | InfrastructureError) -> None:
             if self._over(answer):
-                done(Outcome("ended", None, 0.0, 0.0, b"", b""))
+                done(NEVER_RAN)
             else:
                 tell(answer)
 
@@ -265,9 +283,9 @@ class _ContainerSession:
         """List the files."""
         return list(self._file({"op": "list"}).header["files"])
 
-    def close(self) -> None:
+    def close(self, closed: Callable[[], None] = nothing) -> None:
         """End the session."""
-        self._worker.close_session()
+        self._worker.close_session(self._number, closed)
 
     def _file(self, header: dict[str, Any], body: bytes = b"") -> Message:
         future: Future[Message] = Future()
@@ -278,7 +296,7 @@ class _ContainerSession:
             else:
                 _resolve(future, answer)
 
-        self._worker.ask(header, body, answered, 0)
+        self._worker.ask(header | {"session": self._number}, body, answered, 0)
         message = future.result()
         if "ended" in message.header:
             raise SessionEndedError(ENDED)

@@ -39,6 +39,8 @@ KEPT_ERRORS = 4096
 """How much of the end of the error stream is kept for messages."""
 EVENT_S = 0.5
 """How long the daemon is given to tell what the kernel did to a container that has ended."""
+DEATH_S = 15.0
+"""Seconds that a container may take to end after the kernel has killed what runs in it."""
 START_S = 60.0
 """Age beyond which a container that was made but not started is abandoned."""
 
@@ -313,7 +315,9 @@ class ContainerTransport:
         return self._errors.decode("utf-8", "replace")
 
     def exhausted(self, since: float) -> bool:
-        """Whether the kernel has killed something in the container for lack of memory; waits for that, a little.
+        """Whether the container has ended for lack of memory; waits for the daemon to say so, a little.
+
+        That is so if the kernel killed something in it shortly before, and nobody had it killed from outside.
 
         Args:
             since: From when on, as `time.time()` tells it.
@@ -321,14 +325,16 @@ class ContainerTransport:
         from docker.errors import DockerException
 
         try:
+            since = max(since, time.time() - DEATH_S)
             events = self._client.api.events(
                 since=int(since),
                 until=math.ceil(time.time() + EVENT_S),
-                filters={"container": self.id, "event": "oom"},
+                filters={"container": self.id, "event": ["oom", "kill"]},
                 decode=True,
             )
             seen = list(events)  # to its end: only then is the connection given back
-            return any(event["timeNano"] >= since * 1e9 for event in seen)
+            kinds = {event["Action"] for event in seen if event["timeNano"] >= since * 1e9}
+            return "oom" in kinds and "kill" not in kinds
         except (DockerException, OSError):
             return False
 

@@ -25,7 +25,7 @@ from palestra.envs.sandbox.base import (
     wait,
 )
 from palestra.envs.sandbox.inside.execution import InfrastructureError, Outcome, RefusedError
-from palestra.envs.sandbox.pool_session import PoolSession, settle
+from palestra.envs.sandbox.pool_session import CLOSED, PoolSession, settle
 from palestra.envs.sandbox.worker import ENDED, Cancel, Worker, WorkerSession
 
 _CLOSED = "the sandbox is closed"
@@ -41,6 +41,8 @@ class Place:
     """The number of the last job that it got."""
     taken: bool = False
     """Whether a session has it for itself."""
+    clearing: bool = False
+    """Whether what such a session has left is being removed: the next one must not be there if that fails."""
     waiting: "deque[_Job]" = field(default_factory=deque)
     """Cells of its sessions."""
 
@@ -191,7 +193,8 @@ class PoolSandbox(Sandbox):
         """Take the oldest job that a place can do now."""
         if place.busy >= self._at_once or sum(place.busy for place in self._places) >= self._slots:
             return None
-        common = self._queue if not place.taken and not (place.worker.exclusive and place.busy) else None
+        closed = place.taken or place.clearing or (place.worker.exclusive and place.busy)
+        common = None if closed else self._queue
         sources = [source for source in (place.waiting, common) if source]
         return min(sources, key=lambda source: source[0].number).popleft() if sources else None
 
@@ -304,9 +307,18 @@ class PoolSandbox(Sandbox):
         """End a session and let others have its worker."""
         if not self.is_own():
             return  # a forked copy of the session; ours goes on
-        session.close()
         with self._lock:
-            place.taken = False
+            place.taken, place.clearing = False, place.worker.exclusive
+            waiting = [job for job in place.waiting if job.session is session]
+            for job in waiting:
+                place.waiting.remove(job)
+        for job in waiting:
+            settle(job.future, SessionEndedError(CLOSED))
+        session.close(lambda: self._cleared(place))
+
+    def _cleared(self, place: Place) -> None:
+        with self._lock:
+            place.clearing = False
         self._dispatch()
 
 

@@ -23,6 +23,8 @@ from palestra.envs.sandbox.worker import ENDED, WorkerSession
 if TYPE_CHECKING:
     from palestra.envs.sandbox.pool import Place, PoolSandbox
 
+CLOSED = "the session is closed"
+
 
 class PoolSession(Session):
     """See the module docstring; a session that is forgotten is ended like one that is closed."""
@@ -86,7 +88,7 @@ class PoolSession(Session):
         if self._failure is not None:
             raise self._failure
         if not self._alive:
-            raise SessionEndedError(ENDED if self._release.alive else "the session is closed")
+            raise SessionEndedError(ENDED if self._release.alive else CLOSED)
 
     def _run_next(self) -> None:
         """Start the cell that has waited longest, unless one is running; those that cannot start are told why."""

@@ -31,6 +31,10 @@ Cancel = Callable[[], None]
 _T = TypeVar("_T")
 
 
+def nothing() -> None:
+    """There is nobody to tell."""
+
+
 class WorkerSession(Protocol):
     """A session in a worker; its methods may be called from any thread."""
 
@@ -46,8 +50,13 @@ class WorkerSession(Protocol):
     def files(self) -> list[str]:
         """As `Session.list_files`."""
 
-    def close(self) -> None:
-        """End it, without waiting."""
+    def close(self, closed: Callable[[], None] = ...) -> None:
+        """End it, without waiting.
+
+        Args:
+            closed: Called once, from any thread, when nothing of it is left, or nobody can say any more. Where the
+                worker has other executions beside it, when it is told to end.
+        """
 
 
 class Worker(ABC):
@@ -153,7 +162,7 @@ class ProcessWorker(Worker):
             for started in cancels:
                 started()
 
-        return lambda: self.post(cancel, _nothing)
+        return lambda: self.post(cancel, nothing)
 
     def open(self, opened: Callable[[WorkerSession | InfrastructureError], None]) -> None:
         """Open a session."""
@@ -171,7 +180,7 @@ class ProcessWorker(Worker):
     def close(self) -> None:
         """End the zygote, which takes all children along."""
         self._closing = True
-        self.post(_nothing_with, _nothing)
+        self.post(_nothing_with, nothing)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -259,15 +268,23 @@ class _ProcessSession:
         """List the files."""
         return self._in_folder(files.listing)
 
-    def close(self) -> None:
+    def close(self, closed: Callable[[], None] = nothing) -> None:
         """End the session."""
-        self._worker.post(lambda supervisor: supervisor.close(self._child), _nothing)
+
+        def end(supervisor: Supervisor) -> None:
+            supervisor.close(self._child)
+            closed()
+
+        self._worker.post(end, closed)
 
     def _in_folder(self, use: Callable[[int], _T]) -> _T:
         """Have the worker's thread use the folder: it is the only one that closes it."""
         future: Future[_T] = Future()
 
         def call(supervisor: Supervisor) -> None:
+            if supervisor.failure is not None:
+                future.set_exception(SandboxError(f"the sandbox failed: {supervisor.failure}"))
+                return
             if self._child.stage == "ending":
                 future.set_exception(SessionEndedError(ENDED))
                 return
@@ -320,10 +337,6 @@ def _last_words(process: "subprocess.Popen[bytes]") -> str:
     with process.stderr:
         os.set_blocking(process.stderr.fileno(), False)
         return (process.stderr.read() or b"")[-2000:].decode("utf-8", "replace").strip()
-
-
-def _nothing() -> None:
-    """There is nobody to tell."""
 
 
 def _nothing_with(supervisor: Supervisor) -> None:

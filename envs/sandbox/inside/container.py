@@ -15,7 +15,14 @@ import socket
 from typing import Any
 
 from palestra.envs.sandbox.inside import files, jail, scheduling, zygote
-from palestra.envs.sandbox.inside.execution import Child, Group, InfrastructureError, Outcome, RefusedError
+from palestra.envs.sandbox.inside.execution import (
+    NEVER_RAN,
+    Child,
+    Group,
+    InfrastructureError,
+    Outcome,
+    RefusedError,
+)
 from palestra.envs.sandbox.inside.supervisor import GRACE_S, Supervisor
 from palestra.envs.sandbox.inside.sweep import OutrunError, sweep
 from palestra.envs.sandbox.inside.wire import KEY_BYTES, TO_HOST, TO_RUNNER, Decoder, Encoder, Message, WireError
@@ -72,6 +79,9 @@ class _Container:
             control, spares=1, new_group=None, settle=self._settle, gone=self._on_gone, ambient=Group([], kills)
         )
         self._session: Child | None = None
+        self._session_number = 0
+        """Of the request that opened it; those that concern it name it, since they may come late."""
+        self._closings: list[int] = []
         self._cancels: dict[int, Any] = {}
         self._greeted = False
         self._supervisor.selector.register(0, selectors.EVENT_READ, self._on_input)
@@ -87,6 +97,8 @@ class _Container:
                 self._greeted = True
                 self._send(0, json.loads(self._supervisor.facts) | {"held": self._held})
             self._reap()
+            if self._closings and self._supervisor.ready:
+                self._closed()
         self._send(0, {"failure": self._supervisor.failure, "by_code": self._ended_by_code()})
 
     def _send(self, number: int, header: dict[str, Any], body: bytes = b"") -> None:
@@ -119,6 +131,8 @@ class _Container:
             os._exit(1)
 
     def _answer(self, message: Message) -> None:
+        if self._supervisor.failure is not None:
+            return  # `serve` tells it to all
         number, header, body = message
         match header["op"]:
             case "run":
@@ -130,13 +144,20 @@ class _Container:
             case "open":
                 self._supervisor.open(lambda child: self._opened(number, child))
             case "cell":
-                assert self._session is not None
+                if (session := self._named(header)) is None:
+                    self._told(number, NEVER_RAN)
+                    return
                 code, stdin = map(_memory, _split(body, header["sizes"]))
-                self._supervisor.cell(self._session, code, stdin, header["timeout"], lambda o: self._told(number, o))
+                self._supervisor.cell(session, code, stdin, header["timeout"], lambda o: self._told(number, o))
             case "kill":
-                self._cancels.get(header["target"], self._close_session)()
+                if (cancel := self._cancels.get(header["target"])) is not None:
+                    cancel()
             case "close":
-                self._close_session()
+                if (session := self._named(header)) is None:
+                    self._send(number, {})
+                    return
+                self._closings.append(number)
+                self._supervisor.close(session)
             case "write" | "read" | "list":
                 self._send(number, *self._file(header, body))
 
@@ -162,26 +183,33 @@ class _Container:
         if isinstance(child, InfrastructureError):
             self._send(number, {"failure": str(child)})
             return
-        self._session = child
+        self._session, self._session_number = child, number
         self._send(number, {})
 
-    def _close_session(self) -> None:
-        if self._session is not None:
-            self._supervisor.close(self._session)
-            self._session = None
+    def _named(self, header: dict[str, Any]) -> Child | None:
+        """Return the session that a request concerns, if it is the one that is open."""
+        return self._session if header["session"] == self._session_number else None
+
+    def _closed(self) -> None:
+        """Tell that nothing is left of the session; the next child is there, so the zygote is as well."""
+        self._session = None
+        numbers, self._closings = self._closings, []
+        for number in numbers:
+            self._send(number, {})
 
     def _file(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
-        if self._session is None or self._session.stage == "ending":
+        session = self._named(header)
+        if session is None or session.stage == "ending":
             return {"ended": True}, b""
         try:
             match header["op"]:
                 case "write":
-                    files.write(self._session.folder, header["path"], body)
+                    files.write(session.folder, header["path"], body)
                     return {}, b""
                 case "read":
-                    return {}, files.read(self._session.folder, header["path"], header["limit"])
+                    return {}, files.read(session.folder, header["path"], header["limit"])
                 case _:
-                    return {"files": files.listing(self._session.folder)}, b""
+                    return {"files": files.listing(session.folder)}, b""
         except OSError as error:
             return {"missing": str(error)}, b""
 
@@ -201,11 +229,16 @@ class _Container:
         for path in _NODES:
             if os.path.exists(path):
                 os.utime(path)
+        self._wake_zygote()
 
     def _on_gone(self, child: Child) -> None:
         """Have the zygote collect a child that is dead; others could hinder it, and it may have been stopped."""
         if not self._nothing_left(child):
             self._sweep(child)
+        self._wake_zygote()
+
+    def _wake_zygote(self) -> None:
+        """Let the zygote go on: code may have stopped it."""
         if self._zygote_status is None:
             os.kill(self._zygote_pid, signal.SIGCONT)
 

@@ -39,6 +39,9 @@ class Outcome:
     """Whether the session can run another cell."""
 
 
+NEVER_RAN = Outcome("ended", None, 0.0, 0.0, b"", b"")
+
+
 class InfrastructureError(Exception):
     """The sandbox failed; nothing is known about the code."""
 

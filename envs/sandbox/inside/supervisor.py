@@ -20,11 +20,11 @@ from typing import Any
 
 from palestra.envs.sandbox.inside import files, packets
 from palestra.envs.sandbox.inside.execution import (
+    NEVER_RAN,
     Child,
     Done,
     Group,
     InfrastructureError,
-    Outcome,
     RefusedError,
     Stream,
     ask_for_child,
@@ -41,6 +41,7 @@ INTERRUPT_GRACE_S = 0.3
 UNCOLLECTED = 4
 """Children at a time that may be still dying when their outcome has been told: they hold their memory."""
 
+_HUNG_UP = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 _ENDED_BY_CODE = "the zygote was ended by the code"
 TOO_MANY_FILES = "this process has too many open files; have fewer sessions, or raise the limit (ulimit -n)"
 
@@ -95,6 +96,11 @@ class Supervisor:
         self.selector.register(zygote, selectors.EVENT_READ, self._on_zygote)
         zygote.setblocking(False)
 
+    @property
+    def ready(self) -> bool:
+        """Whether a child waits to be given something; with `gone` none does while code runs."""
+        return bool(self._ready)
+
     # What a front asks for.
 
     def run(self, code: int, stdin: int, given: dict[str, bytes], timeout: float, done: Done) -> Callable[[], None]:
@@ -147,9 +153,9 @@ class Supervisor:
 
     def cell(self, child: Child, code: int, stdin: int, timeout: float, done: Done) -> None:
         """Run a cell of a session; the descriptors are closed."""
-        if child.stage != "idle" or child.done is not None:
+        if self.failure is not None or child.stage != "idle" or child.done is not None:
             _close(code, stdin)
-            done(Outcome("ended", None, 0.0, 0.0, b"", b""))
+            done(NEVER_RAN if self.failure is None else InfrastructureError(self.failure))
             return
         child.done = done
         self._begin(child, code, stdin, {}, timeout)
@@ -180,6 +186,7 @@ class Supervisor:
         self._ready.clear()
         for child in children:
             child.signal(signal.SIGKILL)
+            child.stage = "ending"
             self._forget(child)
         while self._wanted:
             self._wanted.popleft()(error)
@@ -260,8 +267,9 @@ class Supervisor:
                 self.selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._on_gone(child))
             socket.send_fds(child.sock, [packet], [code, stdin])
         except OSError as error:
-            # It died while it waited: the code has not run.
-            child.finish(InfrastructureError(f"a task could not be handed over: {error}"))
+            # It takes nothing any more. Where it has run code before, that is the code's doing.
+            by_code = child.cell > 1 and error.errno in _HUNG_UP
+            child.finish(NEVER_RAN if by_code else InfrastructureError(f"a task could not be handed over: {error}"))
             self._kill(child, "supervisor")
         finally:
             _close(code, stdin)

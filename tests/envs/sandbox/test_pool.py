@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from palestra.envs.sandbox import ExecResult, Sandbox, SandboxError
+from palestra.envs.sandbox import ExecResult, Sandbox, SandboxError, SessionEndedError
 from palestra.envs.sandbox.base import Request
 from palestra.envs.sandbox.inside.execution import Done, InfrastructureError, Outcome
 from palestra.envs.sandbox.pool import PoolSandbox
-from palestra.envs.sandbox.worker import Cancel, Worker, WorkerSession
+from palestra.envs.sandbox.worker import Cancel, Worker, WorkerSession, nothing
 
 
 class Scripted(Worker):
@@ -64,20 +64,69 @@ def outcome(text: bytes, status: str = "ok") -> Outcome:
     return Outcome(status, 0, 0.0, 0.0, text, b"")
 
 
+class Hosting(Scripted):
+    """A worker that a session has for itself, and whose sessions take their time to be cleared away."""
+
+    exclusive = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closings: list[Callable[[], None]] = []
+
+    def open(self, opened: Callable[[WorkerSession | InfrastructureError], None]) -> None:
+        opened(HostedSession(self))
+
+    def clear(self) -> None:
+        closings, self.closings = self.closings, []
+        for closed in closings:
+            closed()
+
+
+class HostedSession:
+    """One of its sessions."""
+
+    def __init__(self, worker: Hosting) -> None:
+        self._worker = worker
+
+    def cell(self, request: Request, done: Done) -> None:
+        self._worker.run(request, done)
+
+    def write(self, path: str, data: bytes) -> None:
+        raise NotImplementedError
+
+    def read(self, path: str, limit: int) -> bytes:
+        raise NotImplementedError
+
+    def files(self) -> list[str]:
+        raise NotImplementedError
+
+    def close(self, closed: Callable[[], None] = nothing) -> None:
+        self._worker.closings.append(closed)
+
+
 class Pool(PoolSandbox):
     """A pool of such workers; from the `broken_from`th on they do not start."""
 
     name = "scripted"
 
-    def __init__(self, *, workers: int = 1, at_once: int = 2, broken_from: int = 1000) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int = 1,
+        at_once: int = 2,
+        slots: int | None = None,
+        broken_from: int = 1000,
+        kind: type[Scripted] = Scripted,
+    ) -> None:
         self.made: list[Scripted] = []
+        self.kind = kind
         self.broken_from = broken_from
-        super().__init__(self.make, workers=workers, slots=workers * at_once, at_once=at_once)
+        super().__init__(self.make, workers=workers, slots=slots or workers * at_once, at_once=at_once)
 
     def make(self) -> Worker:
         if len(self.made) >= self.broken_from:
             raise SandboxError("no more workers")
-        self.made.append(Scripted())
+        self.made.append(self.kind())
         return self.made[-1]
 
     def describe(self) -> dict[str, str]:
@@ -198,6 +247,49 @@ def test_a_session_that_cannot_be_opened_is_tried_on_two_workers() -> None:
             pool.session()
         stats = pool.stats()
         assert (stats.retried, stats.failed, stats.workers_replaced) == (0, 1, 2)
+
+
+def test_a_worker_gets_nothing_until_what_its_session_left_is_cleared_away(wait_until: Callable[..., None]) -> None:
+    with Pool(at_once=1, kind=Hosting) as pool:
+        (worker,) = pool.made
+        assert isinstance(worker, Hosting)
+        session = pool.session()
+        assert session.run("1").stdout == "1"
+        session.close()
+        future = pool.submit("2")
+        time.sleep(0.05)
+        assert not future.done()
+        worker.clear()
+        assert future.result(5).stdout == "2"
+        with pool.session() as other:
+            assert other.run("3").stdout == "3"
+
+
+def test_a_worker_that_fails_while_it_is_cleared_costs_nobody_a_try(wait_until: Callable[..., None]) -> None:
+    with Pool(workers=2, at_once=1, slots=1, kind=Hosting) as pool:
+        worker = pool.made[0]
+        assert isinstance(worker, Hosting)
+        pool.session().close()
+        future = pool.submit("1")
+        worker.failed = "its code ended it"
+        worker.clear()
+        assert future.result(5).stdout == "1"
+        assert (pool.stats().retried, pool.stats().failed) == (0, 0)
+
+
+def test_a_cell_that_waits_ends_with_its_session(wait_until: Callable[..., None]) -> None:
+    with Pool(workers=2, at_once=1, slots=1, kind=Hosting) as pool:
+        first, second = pool.session(), pool.session()
+        running = first.submit("hold")
+        wait_until(lambda: any(worker.held for worker in pool.made))
+        waiting = second.submit("never")
+        second.close()
+        with pytest.raises(SessionEndedError, match="closed"):
+            waiting.result(5)
+        for worker in pool.made:
+            worker.release()
+        assert running.result(5).stdout == "hold"
+        assert pool.stats().executions == 1
 
 
 def test_many_threads_get_their_own_results(in_thread: Callable[..., Any]) -> None:

@@ -495,5 +495,36 @@ def test_a_program_that_was_collected_but_not_told_by_a_killed_zygote_was_killed
     play.end()
 
 
+def test_a_cell_for_a_supervisor_that_has_failed_fails(dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = honest(dead, Clock(monkeypatch))
+    play.open()
+    play.supervisor.fail("the zygote ended")
+    told: list[object] = []
+    play.supervisor.cell(play.sessions[0], *(os.open(os.devnull, os.O_RDONLY) for _ in range(2)), 0.5, told.append)
+    (error,) = told
+    assert isinstance(error, InfrastructureError)
+    assert str(error) == "the zygote ended"
+    play.end()
+
+
+@pytest.mark.parametrize(("cells", "ended"), [(0, False), (1, True)])
+def test_a_session_that_takes_no_cell_any_more_has_ended_if_it_has_run_code(
+    cells: int, ended: bool, dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play = honest(dead, Clock(monkeypatch))
+    play.open()
+    (child,) = play.sessions
+    told: list[Any] = []
+    for _ in range(cells):
+        play.supervisor.cell(child, *(os.open(os.devnull, os.O_RDONLY) for _ in range(2)), 0.5, told.append)
+        play.child_says(packets.cell_done(1, "ok"))
+        play.step()
+    child.sock.shutdown(socket.SHUT_WR)
+    play.supervisor.cell(child, *(os.open(os.devnull, os.O_RDONLY) for _ in range(2)), 0.5, told.append)
+    assert (isinstance(told[-1], Outcome) and told[-1].status == "ended") == ended
+    assert isinstance(told[-1], InfrastructureError) != ended
+    play.end()
+
+
 def test_what_runs_inside_keeps_what_the_protocol_says() -> None:
     assert (execution.KEPT_BYTES, execution.MAX_OUTPUT_BYTES) == (base.KEPT_BYTES, base.MAX_OUTPUT_BYTES)
