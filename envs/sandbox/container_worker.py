@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from palestra.envs.sandbox.base import Request, SandboxError, SessionEndedError
@@ -86,17 +87,20 @@ class ContainerWorker(Worker):
         self._sending = threading.Lock()  # of its own: while a send waits, answers must be read
         self._outbox: deque[tuple[int, dict[str, Any], bytes]] = deque()
         self._pending: dict[int, _Pending] = {}
-        self._session_since: float | None = None
-        """Of `time.time()`; None: nothing is there of any session."""
+        self._session: tuple[int, float] | None = None
+        """Its number, and since when it is there (`time.time()`); None: nothing is left of any."""
         self._number = 0
         greeting: Future[Message] = Future()
         self._expect(0, lambda message: _resolve(greeting, message), WORKER_START_LIMIT_S)
         self._thread = threading.Thread(target=self._receive, name="palestra-container", daemon=True)
+        self._wishes: SimpleQueue[None] = SimpleQueue()
+        self._sender = threading.Thread(target=self._send_for_receiver, name="palestra-container-send", daemon=True)
         try:
             transport.send(bundle + key)
         except OSError as error:
             self._fail(f"the container took nothing: {error}")
         self._thread.start()
+        self._sender.start()
         try:
             self._facts = json.dumps(greeting.result().header)
         except SandboxError:
@@ -122,7 +126,7 @@ class ContainerWorker(Worker):
             if isinstance(answer, InfrastructureError):
                 opened(answer)
                 return
-            self._session_since = time.time()
+            self._session = answer.number, time.time()
             opened(_ContainerSession(self, answer.number))
 
         self.ask({"op": "open"}, b"", answered, 0)
@@ -131,8 +135,9 @@ class ContainerWorker(Worker):
         """End a session; `closed` is called when nothing of it is left, or the container has failed."""
 
         def answered(answer: Message | InfrastructureError) -> None:
-            if not isinstance(answer, InfrastructureError):
-                self._session_since = None
+            # A close may come late, when another session is open.
+            if not isinstance(answer, InfrastructureError) and self._session and self._session[0] == number:
+                self._session = None
             closed()
 
         self.ask({"op": "close", "session": number}, b"", answered, 0)
@@ -144,8 +149,10 @@ class ContainerWorker(Worker):
     def close(self) -> None:
         """End the container."""
         self._fail("the sandbox is closed")
-        if threading.current_thread() is not self._thread and self._thread.ident is not None:
-            self._thread.join()
+        threads = (self._thread, self._sender)
+        if threading.current_thread() not in threads and self._sender.ident is not None:
+            for thread in threads:
+                thread.join()
             self._transport.close()
 
     def ask(
@@ -175,8 +182,20 @@ class ContainerWorker(Worker):
         answer(InfrastructureError(self.failed))
 
     def _send(self, number: int, header: dict[str, Any], body: bytes) -> None:
-        """Send, or leave it to whoever sends: this thread itself, where a forgotten session ends in the middle."""
+        """Send; what receives has that done, because a container that cannot tell anything takes nothing either."""
         self._outbox.append((number, header, body))
+        if threading.current_thread() is self._thread:
+            self._wishes.put(None)
+        else:
+            self._send_all()
+
+    def _send_for_receiver(self) -> None:
+        while self.failed is None:
+            self._wishes.get()
+            self._send_all()
+
+    def _send_all(self) -> None:
+        """Send, or leave it to whoever sends: this thread itself, where a forgotten session ends in the middle."""
         while self._outbox and self._sending.acquire(blocking=False):
             try:
                 while self._outbox and self.failed is None:
@@ -213,9 +232,11 @@ class ContainerWorker(Worker):
         """Give up a container that ended; its memory was all for the one execution, or the session, that it had."""
         with self._lock:
             said = self._transport.errors().strip()
-            since = self._session_since or min((p.since for p in list(self._pending.values())), default=math.inf)
+            since = min((p.since for p in list(self._pending.values())), default=math.inf)
+            if self._session is not None:
+                since = self._session[1]
         if not said and self.failed is None and since < math.inf and self._transport.exhausted(since):
-            self.ended_by_code = self._session_since is not None
+            self.ended_by_code = self._session is not None
             self._fail("the code used up the memory of what runs it", ExhaustedError)
         self._fail(f"{reason}: {said or 'it said nothing'}")
 
@@ -223,8 +244,8 @@ class ContainerWorker(Worker):
         with self._lock:
             pending = self._pending.pop(message.number, None)
             if last := message.header.get("last"):  # told with the result, so that nobody sends it anything more
+                self.ended_by_code = self._session is not None
                 self.failed = self.failed or str(last)
-                self.ended_by_code = self._session_since is not None
         if pending is not None and "failure" not in message.header:
             pending.answer(message)
         elif pending is not None:
@@ -240,6 +261,7 @@ class ContainerWorker(Worker):
         with self._lock:
             self.failed = self.failed or reason
             pending, self._pending = list(self._pending.values()), {}
+        self._wishes.put(None)
         self._transport.kill()
         for item in pending:
             item.answer(kind(self.failed))

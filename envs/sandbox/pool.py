@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from palestra.envs.errors import PalestraError
 from palestra.envs.sandbox.base import (
     ExecResult,
     Request,
@@ -150,9 +151,18 @@ class PoolSandbox(Sandbox):
 
     def _submit(self, job: _Job, place: Place | None = None) -> None:
         with self._lock:
-            self._number += 1
-            job.number = self._number
-            (self._queue if place is None else place.waiting).append(job)
+            over: PalestraError | None = None
+            if self._closed:
+                over = SandboxError(_CLOSED)
+            elif place is not None and place not in self._places:
+                over = _over(place.worker)
+            else:
+                self._number += 1
+                job.number = self._number
+                (self._queue if place is None else place.waiting).append(job)
+        if over is not None:
+            settle(job.future, over)
+            return
         job.future.add_done_callback(lambda future: self._take_back(job) if future.cancelled() else None)
         self._dispatch()
 
@@ -164,7 +174,7 @@ class PoolSandbox(Sandbox):
         """Give out what can be given out now."""
         given = []
         with self._lock:
-            self._drop_failed()
+            over = self._drop_failed()
             # The one that rested longest has had the time to get its next child ready.
             for place in sorted(self._places, key=lambda place: (place.busy, place.used)):
                 while (job := self._next_for(place)) is not None:
@@ -179,6 +189,8 @@ class PoolSandbox(Sandbox):
             while self._more_wanted():
                 self._starting += 1
                 threading.Thread(target=self._add_worker, name="palestra-sandbox-start", daemon=True).start()
+        for future, error in over:
+            settle(future, error)
         for job, place in given:
             self._give(job, place)
 
@@ -251,16 +263,19 @@ class PoolSandbox(Sandbox):
 
     # Workers.
 
-    def _drop_failed(self) -> None:
+    def _drop_failed(self) -> "list[tuple[Future[Any], PalestraError]]":
+        """Let go of the workers that have failed; returns who is to be told that, without the lock."""
+        over: list[tuple[Future[Any], PalestraError]] = []
         for place in [place for place in self._places if place.worker.failed is not None]:
             self._places.remove(place)
             self._stats.workers_replaced += 1
             self._stats.last_failure = str(place.worker.failed)
             for job in place.waiting:
                 self._stats.failed += not place.worker.ended_by_code
-                settle(job.future, _over(place.worker))
+                over.append((job.future, _over(place.worker)))
             place.waiting.clear()
             threading.Thread(target=place.worker.close, name="palestra-sandbox-end", daemon=True).start()
+        return over
 
     def _add_worker(self) -> None:
         try:
@@ -296,10 +311,6 @@ class PoolSandbox(Sandbox):
         """Run a cell in its session's worker."""
         self.check_open()
         future: Future[tuple[ExecResult, bool]] = Future()
-        with self._lock:
-            known = place in self._places
-        if not known:
-            raise _over(place.worker)
         self._submit(_Job(0, future, request, session), place)
         return future
 
@@ -322,7 +333,7 @@ class PoolSandbox(Sandbox):
         self._dispatch()
 
 
-def _over(worker: Worker) -> SandboxError | SessionEndedError:
+def _over(worker: Worker) -> PalestraError:
     """Say to a session why its worker is gone."""
     return SessionEndedError(ENDED) if worker.ended_by_code else SandboxError(f"the sandbox failed: {worker.failed}")
 

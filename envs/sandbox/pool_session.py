@@ -108,8 +108,19 @@ class PoolSession(Session):
                 settle(future, error)
             with self._lock:
                 self._running = False
-        inner.add_done_callback(lambda inner: self._told(inner, future))
-        future.add_done_callback(lambda future: inner.cancel() if future.cancelled() else None)
+        running = [inner]  # emptied at its end: a future that somebody keeps must not keep the session
+
+        def cancel(future: "Future[ExecResult]") -> None:
+            if future.cancelled():
+                for inner in running:
+                    inner.cancel()
+
+        def told(inner: "Future[tuple[ExecResult, bool]]") -> None:
+            running.clear()
+            self._told(inner, future)
+
+        inner.add_done_callback(told)
+        future.add_done_callback(cancel)
 
     def _told(self, inner: "Future[tuple[ExecResult, bool]]", future: "Future[ExecResult]") -> None:
         if inner.cancelled():

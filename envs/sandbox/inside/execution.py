@@ -1,10 +1,12 @@
 """One child as the supervisor sees it: its descriptors, what it wrote, and how far it has come."""
 
 import errno
+import fcntl
 import os
 import resource
 import signal
 import socket
+import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -153,6 +155,12 @@ class Child:
     def flood(self) -> bool:
         """Whether it wrote more than anything honest does."""
         return max(self.stdout.total, self.stderr.total) > MAX_OUTPUT_BYTES
+
+    def took_task(self) -> bool:
+        """Whether it has received all that it was sent: what lies in its socket counts against all who run code."""
+        waiting = bytearray(4)
+        fcntl.ioctl(self.sock, termios.TIOCOUTQ, waiting)
+        return not any(waiting)
 
     def signal(self, number: int) -> None:
         """Send a signal to the child's first process."""

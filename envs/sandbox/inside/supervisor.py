@@ -41,7 +41,7 @@ INTERRUPT_GRACE_S = 0.3
 UNCOLLECTED = 4
 """Children at a time that may be still dying when their outcome has been told: they hold their memory."""
 
-_HUNG_UP = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+_HUNG_UP = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EAGAIN)
 _ENDED_BY_CODE = "the zygote was ended by the code"
 TOO_MANY_FILES = "this process has too many open files; have fewer sessions, or raise the limit (ulimit -n)"
 
@@ -378,6 +378,8 @@ class Supervisor:
         if child.stage not in ("running", "interrupted"):
             raise packets.PacketError("a cell ended that was not running")
         status: str = packets.read_cell_done(packet, child.cell)
+        if not child.took_task():
+            raise packets.PacketError("a cell ended that was never taken")
         late = child.stage == "interrupted"
         child.stage = "idle"
         child.deadline = None

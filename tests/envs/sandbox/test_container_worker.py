@@ -197,6 +197,17 @@ def test_a_container_that_is_killed_from_outside_is_our_failure_whatever_its_cod
 
 
 @pytest.mark.docker
+def test_much_may_go_both_ways_at_once(daemon: "DockerClient", in_thread: Callable[..., Any]) -> None:
+    with DockerSandbox(at_once=1, containers=1) as sandbox, sandbox.session() as session:
+        session.run("open('big', 'wb').write(bytes(16 << 20))")
+        reading = in_thread(lambda: [len(session.read_file("big")) for _ in range(8)])
+        cells = [session.submit("import sys; print(len(sys.stdin.read()))", stdin="x" * (8 << 20)) for _ in range(8)]
+        assert [future.result(60).stdout for future in cells] == [f"{8 << 20}\n"] * 8
+        assert reading.get(60) == [16 << 20] * 8
+        assert sandbox.stats().failed == 0
+
+
+@pytest.mark.docker
 def test_what_comes_late_for_a_session_does_not_reach_the_next_one(daemon: "DockerClient") -> None:
     with DockerSandbox(at_once=1, containers=1) as sandbox, sandbox.session() as first:
         place, late = first._place, first._session  # type: ignore[attr-defined]

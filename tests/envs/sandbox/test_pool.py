@@ -1,5 +1,6 @@
 """The pool with workers that do what the test says: who gets what, who is told what, and what is counted."""
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -290,6 +291,50 @@ def test_a_cell_that_waits_ends_with_its_session(wait_until: Callable[..., None]
             worker.release()
         assert running.result(5).stdout == "hold"
         assert pool.stats().executions == 1
+
+
+def test_a_finished_future_does_not_keep_its_session(wait_until: Callable[..., None]) -> None:
+    with Pool(at_once=1, kind=Hosting) as pool:
+        (worker,) = pool.made
+        assert isinstance(worker, Hosting)
+        session = pool.session()
+        kept = session.submit("1")
+        assert kept.result(5).stdout == "1"
+        del session
+        gc.collect()
+        assert worker.closings
+
+
+@pytest.mark.parametrize("what", ["place", "sandbox"])
+def test_nobody_waits_for_what_is_gone_when_a_job_comes(what: str) -> None:
+    with Pool(at_once=1, kind=Hosting) as pool:
+        session = pool.session()
+        (place,) = pool._places
+        if what == "place":
+            pool._places.clear()  # it failed just after it was seen to be there
+            place.worker.failed = "gone"
+            with pytest.raises(SandboxError, match="gone"):
+                session.run("1")
+        else:
+            pool.check_open = lambda: None  # type: ignore[method-assign]  # it was still open just before
+            pool.close()
+            with pytest.raises(SandboxError, match="closed"):
+                pool.submit("1").result(5)
+
+
+def test_who_is_told_of_a_lost_worker_may_use_the_pool_from_other_threads(in_thread: Callable[..., Any]) -> None:
+    with Pool(at_once=1, slots=1, workers=2, kind=Hosting) as pool:
+        first, second = pool.session(), pool.session()
+        running, waiting = first.submit("hold"), second.submit("never")
+        others: list[object] = []
+        waiting.add_done_callback(lambda _: others.append(in_thread(pool.stats).get(5)))
+        second_worker = next(worker for worker in pool.made if not worker.held)
+        second_worker.failed = "gone"
+        next(worker for worker in pool.made if worker.held).release()
+        assert running.result(5).stdout == "hold"
+        with pytest.raises(SandboxError, match="gone"):
+            waiting.result(5)
+        assert len(others) == 1
 
 
 def test_many_threads_get_their_own_results(in_thread: Callable[..., Any]) -> None:

@@ -526,5 +526,20 @@ def test_a_session_that_takes_no_cell_any_more_has_ended_if_it_has_run_code(
     play.end()
 
 
+def test_a_cell_that_was_never_taken_has_not_ended(dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = honest(dead, Clock(monkeypatch))
+    play.open()
+    (child,) = play.sessions
+    told: list[Any] = []
+    play.supervisor.cell(child, *(os.open(os.devnull, os.O_RDONLY) for _ in range(2)), 0.5, told.append)
+    theirs = socket.socket(fileno=os.dup(play.forks[-1][1][0]))
+    theirs.send(packets.cell_done(1, "ok"))
+    play.step()
+    assert not told
+    assert (child.stage, child.ended_by) == ("ending", "protocol")
+    theirs.close()
+    play.end()
+
+
 def test_what_runs_inside_keeps_what_the_protocol_says() -> None:
     assert (execution.KEPT_BYTES, execution.MAX_OUTPUT_BYTES) == (base.KEPT_BYTES, base.MAX_OUTPUT_BYTES)
