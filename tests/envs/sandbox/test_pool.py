@@ -298,8 +298,9 @@ def test_a_finished_future_does_not_keep_its_session(wait_until: Callable[..., N
         (worker,) = pool.made
         assert isinstance(worker, Hosting)
         session = pool.session()
-        kept = session.submit("1")
-        assert kept.result(5).stdout == "1"
+        kept = session.submit("hold")
+        worker.release()
+        assert kept.result(5).stdout == "hold"
         del session
         gc.collect()
         assert worker.closings
