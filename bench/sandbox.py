@@ -1,6 +1,6 @@
 """Measure what running a piece of code costs: our sandboxes, what they are built from, and what others offer.
 
-Run: `python bench/sandbox.py` (some minutes), `--quick` (one), `--only local bubblewrap`, `--json FILE`, `--gate`.
+Run: `python bench/sandbox.py` (twenty minutes), `--quick` (three), `--only local bubblewrap`, `--json FILE`, `--gate`.
 All ways are measured in turns, round after round, so that whatever else the machine does hits all of them; on a
 busy machine only the ratios mean something. Latency is measured at two paces: calls without a pause, and calls with
 one between them. What is not installed (docker, llm-sandbox, smolagents, ipykernel) is
