@@ -18,6 +18,9 @@ from palestra.eval.store import UNBEGUN, RunStore
 
 __all__ = ["POLICIES", "evaluate", "sample_seed"]
 
+HOPELESS = 16
+"""Episodes in which a tool's machinery fails, all from the first on, before the others are not sampled any more."""
+
 
 def evaluate(settings: EvalSettings, *, only: Collection[SampleId] | None = None) -> RunStore:
     """Sample until every problem of every variant has `settings.samples` finished episodes.
@@ -34,7 +37,8 @@ def evaluate(settings: EvalSettings, *, only: Collection[SampleId] | None = None
 
     Raises:
         UsageError: Unknown environment, variant or model; an unusable folder, or one that holds other settings.
-        PalestraError: Episodes failed through their tools' machinery; running again samples those anew.
+        PalestraError: Episodes failed through their tools' machinery; running again samples those anew. If the first
+            `HOPELESS` all did, the others are left for that, too.
     """
     use_sandbox(settings.sandbox)
     spec(settings.env)
@@ -64,12 +68,15 @@ def evaluate(settings: EvalSettings, *, only: Collection[SampleId] | None = None
                 reasons.update([trajectory.error] if trajectory.error else [])
                 text = f"solved {solved / number:.3f}" + (f"  errors {reasons.total()}" if reasons else "")
                 progress.update(len(wanted & done) + number, text)
+                if reasons.total() == number == HOPELESS:
+                    break
         if measures := enforced(settings.sandbox):
             store.update_manifest(enforced=measures)
         if reasons:
+            untried = f"; the other {len(todo) - number} were not tried" if number < len(todo) else ""
             raise PalestraError(
                 f"{reasons.total()} episodes ended because a tool's machinery failed, not the model "
-                f"({reasons.most_common(1)[0][0]}); mend that and run the same command again"
+                f"({reasons.most_common(1)[0][0]}){untried}; mend that and run the same command again"
             )
         if only is None or not missing_samples(store.manifest, store.done()):
             store.finish()

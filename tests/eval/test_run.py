@@ -16,7 +16,7 @@ from palestra.envs.tasks.dice import Dice
 from palestra.eval import episodes
 from palestra.eval.compare import compare_runs
 from palestra.eval.episodes import banned_ids
-from palestra.eval.run import evaluate
+from palestra.eval.run import HOPELESS, evaluate
 from palestra.eval.settings import EvalSettings
 from palestra.eval.store import read_manifest, read_samples, read_trajectory
 from palestra.rl.organisms.tokenizer import character_tokenizer
@@ -68,6 +68,23 @@ def test_an_environment_that_raises_costs_its_episode(tmp_path: Path, monkeypatc
     assert [s.error for s in read_samples(tmp_path)] == ["ZeroDivisionError: no sides", None, None, None]
     evaluate(settings(tmp_path, samples=2))  # what broke is drawn again
     assert [(s.outcome, s.error) for s in read_samples(tmp_path)] == [(1.0, None)] * 4
+
+
+def test_where_every_episode_fails_most_are_not_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grade = Dice.grade
+
+    def raising(self: Dice, task: Task, answer: str) -> Reward:
+        raise PalestraError("no docker daemon")
+
+    monkeypatch.setattr(Dice, "grade", raising)
+    with pytest.raises(
+        PalestraError, match=rf"^{HOPELESS} episodes .*; the other 84 were not tried; mend that and run"
+    ):
+        evaluate(settings(tmp_path, samples=50))
+    assert len(list(read_samples(tmp_path))) == HOPELESS
+    monkeypatch.setattr(Dice, "grade", grade)
+    evaluate(settings(tmp_path, samples=50))
+    assert [(s.outcome, s.error) for s in read_samples(tmp_path)] == [(1.0, None)] * 100
 
 
 def test_the_sandbox_is_chosen_and_recorded(tmp_path: Path) -> None:
