@@ -77,9 +77,7 @@ def test_where_every_episode_fails_most_are_not_sampled(tmp_path: Path, monkeypa
         raise PalestraError("no docker daemon")
 
     monkeypatch.setattr(Dice, "grade", raising)
-    with pytest.raises(
-        PalestraError, match=rf"^{HOPELESS} episodes .*; the other 84 were not tried; mend that"
-    ):
+    with pytest.raises(PalestraError, match=rf"^{HOPELESS} episodes .*; the other 84 were not tried; mend that"):
         evaluate(settings(tmp_path, samples=50))
     assert len(list(read_samples(tmp_path))) == HOPELESS
     monkeypatch.setattr(Dice, "grade", grade)
