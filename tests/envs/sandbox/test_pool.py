@@ -250,7 +250,7 @@ def test_a_session_that_cannot_be_opened_is_tried_on_two_workers() -> None:
         assert (stats.retried, stats.failed, stats.workers_replaced) == (0, 1, 2)
 
 
-def test_a_worker_gets_nothing_until_what_its_session_left_is_cleared_away(wait_until: Callable[..., None]) -> None:
+def test_a_worker_gets_nothing_until_what_its_session_left_is_cleared_away() -> None:
     with Pool(at_once=1, kind=Hosting) as pool:
         (worker,) = pool.made
         assert isinstance(worker, Hosting)
@@ -266,7 +266,7 @@ def test_a_worker_gets_nothing_until_what_its_session_left_is_cleared_away(wait_
             assert other.run("3").stdout == "3"
 
 
-def test_a_worker_that_fails_while_it_is_cleared_costs_nobody_a_try(wait_until: Callable[..., None]) -> None:
+def test_a_worker_that_fails_while_it_is_cleared_costs_nobody_a_try() -> None:
     with Pool(workers=2, at_once=1, slots=1, kind=Hosting) as pool:
         worker = pool.made[0]
         assert isinstance(worker, Hosting)
@@ -293,7 +293,7 @@ def test_a_cell_that_waits_ends_with_its_session(wait_until: Callable[..., None]
         assert pool.stats().executions == 1
 
 
-def test_a_finished_future_does_not_keep_its_session(wait_until: Callable[..., None]) -> None:
+def test_a_finished_future_does_not_keep_its_session() -> None:
     with Pool(at_once=1, kind=Hosting) as pool:
         (worker,) = pool.made
         assert isinstance(worker, Hosting)
